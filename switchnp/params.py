@@ -1,0 +1,72 @@
+"""The blueprint of the weights: which arrays a Config makes, and how long each axis is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .config import Config
+from .errors import ShapeError
+from .tree import Tree
+
+__all__ = ["blueprint", "check_shapes"]
+
+
+def blueprint(config: Config) -> dict[str, tuple[int, ...]]:
+    """Every weight's path and shape, in the order of `Tree.leaves`.
+
+    A name carries its axes and the Config their lengths, so a path says its own shape: wi_edf is (E, D, F).
+    """
+    return {path: _shape(path, config.axes) for path in sorted(_paths(config), key=_by_name_then_number)}
+
+
+def check_shapes(params: Tree, config: Config) -> None:
+    """Raise ShapeError unless `params` has exactly the arrays that `config` makes."""
+    expected, actual = blueprint(config), dict(params.leaves())
+    if missing := sorted(set(expected) - set(actual)):
+        raise ShapeError(f"{missing[0]} is missing ({len(missing)} in all), but this Config needs it")
+    if unexpected := sorted(set(actual) - set(expected)):
+        raise ShapeError(f"{unexpected[0]} is not part of this Config ({len(unexpected)} such in all)")
+    for path, shape in expected.items():
+        if actual[path].shape != shape:
+            raise ShapeError(f"{path} is {actual[path].shape}, but this Config makes it {shape}")
+
+
+def _paths(config: Config) -> Iterator[str]:
+    if config.separate_embeddings:
+        yield from ("encoder/embedding_vd", "decoder/embedding_vd")
+    else:
+        yield "embedding_vd"
+    if not config.tie_word_embeddings:
+        yield "head_vd"
+    yield from _stack("encoder", ("attention",), config.num_layers, set(config.sparse_encoder_layers), config)
+    yield from _stack("decoder", ("attention", "cross"), config.num_decoder_layers, set(config.sparse_decoder_layers), config)
+
+
+def _stack(stack: str, attentions: tuple[str, ...], layers: int, sparse: set[int], config: Config) -> Iterator[str]:
+    yield from (f"{stack}/bias_rh", f"{stack}/norm_d")
+    for i in range(layers):
+        block = f"{stack}/blocks/{i}"
+        for attention in attentions:
+            yield from (f"{block}/{attention}/{name}" for name in ("norm_d", "wq_dhk", "wk_dhk", "wv_dhk", "wo_hkd"))
+        if i in sparse:
+            names = ["norm_d", "wr_de", *_INPUTS[config.is_gated_act, "edf"], "wo_efd"]
+            yield from (f"{block}/switch/{name}" for name in names + ["br_e"] * config.router_bias)
+        else:
+            yield from (f"{block}/dense/{name}" for name in ("norm_d", *_INPUTS[config.is_gated_act, "df"], "wo_fd"))
+
+
+_INPUTS = {
+    (False, "df"): ("wi_df",),
+    (False, "edf"): ("wi_edf",),
+    (True, "df"): ("wi0_df", "wi1_df"),
+    (True, "edf"): ("wi0_edf", "wi1_edf"),
+}
+
+
+def _shape(path: str, axes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(axes[letter] for letter in path.rsplit("_", 1)[1])
+
+
+def _by_name_then_number(path: str) -> list[tuple[int, Any]]:
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in path.split("/")]
