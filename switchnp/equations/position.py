@@ -1,0 +1,68 @@
+"""How far apart are two tokens, and may one see the other?"""
+
+import math
+
+import numpy as np
+
+__all__ = ["distance", "hide", "position_bias", "relative_bucket", "visible"]
+
+
+def distance(position_t, position_s):
+    """How many places the token looked at stands behind the one that looks; negative before it.
+
+        r_ts = s - t
+
+    Source: T5 (Raffel et al. 2020), §2.1.
+    """
+    return position_s[None, :] - position_t[:, None]
+
+
+def relative_bucket(distance_ts, R, max_distance, bidirectional):
+    """Which of R learned distances stands for this one: near ones exactly, far ones by their logarithm.
+
+        bucket = |r|                                              where |r| < m
+        bucket = m + floor(ln(|r|/m) / ln(max_distance/m) (R-m))  beyond, at most R - 1
+
+    with m = R/2. Bidirectional stacks give half of the buckets to tokens ahead; causal ones see none ahead.
+
+    Source: T5 (Raffel et al. 2020), §2.1; the float32 arithmetic, in this order, is that of transformers 5.23.
+    """
+    if bidirectional:
+        R = R // 2
+        ahead_ts = np.where(distance_ts > 0, R, 0)
+        far_ts = np.abs(distance_ts)
+    else:
+        ahead_ts = 0
+        far_ts = np.maximum(-distance_ts, 0)
+    m = R // 2
+    ratio_ts = np.maximum(far_ts, 1).astype(np.float32) / np.float32(m)
+    steps_ts = np.log(ratio_ts) / np.float32(math.log(max_distance / m)) * np.float32(R - m)
+    log_ts = np.minimum(m + steps_ts.astype(np.int64), R - 1)
+    return ahead_ts + np.where(far_ts < m, far_ts, log_ts)
+
+
+def position_bias(bucket_ts, bias_rh):
+    """What each head adds to a score for the distance alone; all blocks of a stack share it.
+
+        b_hts = W[bucket_ts, h]
+
+    Source: T5 (Raffel et al. 2020), §2.1, transformers 5.23.
+    """
+    return bias_rh[bucket_ts].transpose(2, 0, 1)
+
+
+def visible(position_t, position_s, mask_s, causal):
+    """True where token t may look at token s: s is no padding and, in a decoder, not ahead of t.
+
+    Source: transformers 5.23, masks.
+    """
+    see_ts = np.broadcast_to(mask_s, (len(position_t), len(position_s)))
+    return see_ts & (distance(position_t, position_s) <= 0) if causal else see_ts
+
+
+def hide(bias_hts, see_ts):
+    """Give what must not be seen the lowest finite score; a row that sees nothing then looks everywhere alike.
+
+    Source: transformers 5.23, masks (finite, so that no row is NaN).
+    """
+    return np.where(see_ts, bias_hts, np.finfo(bias_hts.dtype).min)

@@ -1,0 +1,62 @@
+"""Which expert?"""
+
+import numpy as np
+
+__all__ = ["gate", "router_logits", "router_probs", "softmax", "top1"]
+
+
+def router_logits(x_td, wr_de, br_e=None):
+    """How loudly each token asks for each expert, before the requests are weighed against each other.
+
+        h(x) = W_r x (+ b)
+
+    Source: Switch, eq. 1. The bias is Hugging Face's router_bias; the paper and all released models have none.
+
+    x_td    one group's tokens
+    wr_de   router weights W_r
+    return  h_te, never below float32 ("selective precision", Switch §2.4)
+    """
+    dtype = np.promote_types(x_td.dtype, np.float32)
+    h_te = np.einsum("td,de->te", x_td, wr_de, dtype=dtype)
+    return h_te if br_e is None else h_te + br_e
+
+
+def softmax(h_te):
+    """Scores to shares: positive, with rows that sum to 1. The largest is taken off first, so that none overflows.
+
+        p_i = exp(h_i) / sum_j exp(h_j)
+
+    Source: Switch, eq. 1.
+    """
+    exp_te = np.exp(h_te - h_te.max(axis=-1, keepdims=True, initial=np.finfo(h_te.dtype).min))
+    return exp_te / exp_te.sum(axis=-1, keepdims=True)
+
+
+def router_probs(x_td, wr_de, br_e=None):
+    """How strongly each token asks for each expert.
+
+        p_i(x) = exp(h_i) / sum_j exp(h_j),    h = W_r x
+
+    Source: Switch, eq. 1.
+    """
+    return softmax(router_logits(x_td, wr_de, br_e))
+
+
+def top1(p_te):
+    """The one expert that each token asks for most; the lowest number where two are equal.
+
+        i = argmax_i p_i(x)
+
+    Source: Switch, eq. 2 with k = 1.
+    """
+    return p_te.argmax(axis=-1)
+
+
+def gate(p_te, expert_t):
+    """How much of its expert's answer each token takes: the probability itself, not renormalised.
+
+        g = p_i(x)
+
+    Source: Switch, eq. 2.
+    """
+    return np.take_along_axis(p_te, expert_t[:, None], axis=-1)[:, 0]
