@@ -1,0 +1,73 @@
+"""An argument's name is enough to draw it: `x_td` is a random (T, D). Hypothesis draws sizes and a seed, never floats."""
+
+import inspect
+import math
+
+import numpy as np
+from hypothesis import strategies as st
+
+from switchnp import equations as eq
+
+sizes = st.integers(1, 9)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def arguments(function, size, seed, dtype=np.float64):
+    """A value for every parameter of an equation, in order; axes of one letter have one length, at most `size`."""
+    rng = np.random.default_rng(seed)
+    lengths = {axis: int(rng.integers(1, size + 1)) for axis in "tsdhkfecvr"} | {"1": 1}
+    known = {
+        "E": lengths["e"],
+        "C": lengths["c"],
+        "T": lengths["t"],
+        "R": int(rng.choice([4, 8, 20, 32])),
+        "max_distance": int(rng.integers(17, 200)),
+        "bidirectional": bool(rng.integers(2)),
+        "causal": bool(rng.integers(2)),
+        "eps": 1e-6,
+        "factor": float(rng.choice([0.5, 1.0, 1.25, 2.0])),
+        "rounding": [math.ceil, math.floor, round][rng.integers(3)],
+        "minimum": int(rng.integers(0, 5)),
+        "activation": [eq.relu, eq.gelu, eq.gelu_tanh, eq.silu][rng.integers(4)],
+        "dtype": dtype,
+    }
+    drawn = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name in known:
+            drawn[name] = known[name]
+        elif parameter.default is None and rng.integers(2):
+            drawn[name] = None
+        else:
+            drawn[name] = array(name, lengths, rng, dtype, drawn)
+    return drawn
+
+
+def array(name, lengths, rng, dtype=np.float64, drawn=None):
+    """The array that a name promises, with axes of these lengths."""
+    stem, axes = name.rsplit("_", 1)
+    shape = tuple(lengths[axis] for axis in axes)
+    if stem in WHOLE:
+        return WHOLE[stem](rng, shape, lengths, drawn or {})
+    values = rng.normal(size=shape)
+    if stem in ("p", "look"):
+        values = eq.softmax(values)
+    if stem == "gate":
+        values = rng.uniform(size=shape)
+    return values.astype(dtype)
+
+
+def _slots(rng, shape, lengths, drawn):
+    return eq.slots(drawn["expert_t"], lengths["e"], lengths["c"])
+
+
+WHOLE = {
+    "expert": lambda rng, shape, lengths, drawn: rng.integers(lengths["e"], size=shape),
+    "slot": _slots,
+    "ids": lambda rng, shape, lengths, drawn: rng.integers(lengths["v"], size=shape),
+    "target": lambda rng, shape, lengths, drawn: rng.integers(lengths["v"], size=shape),
+    "bucket": lambda rng, shape, lengths, drawn: rng.integers(lengths["r"], size=shape),
+    "distance": lambda rng, shape, lengths, drawn: rng.integers(-300, 300, size=shape),
+    "position": lambda rng, shape, lengths, drawn: np.sort(rng.integers(300, size=shape)),
+    "mask": lambda rng, shape, lengths, drawn: rng.integers(2, size=shape).astype(bool),
+    "see": lambda rng, shape, lengths, drawn: rng.integers(2, size=shape).astype(bool),
+}

@@ -1,0 +1,62 @@
+"""Every kernel says what its equation says, compiled and as plain Python."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from draw import arguments, seeds, sizes
+from hypothesis import given
+
+from switchnp import equations as eq
+from switchnp import kernels
+
+REPLACED = [name for name in eq.__all__ if getattr(kernels, name) is not getattr(eq, name)]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", REPLACED)
+@given(size=sizes, seed=seeds)
+def test_kernel_equals_equation(name, dtype, size, seed):
+    equation, kernel = getattr(eq, name), getattr(kernels, name)
+    drawn = arguments(equation, size, seed, dtype)
+
+    expected, actual = equation(**drawn), kernel(*drawn.values())
+
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    tolerance = 1e-5 if dtype is np.float32 else 1e-12
+    np.testing.assert_allclose(actual, expected, rtol=10 * tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_kernel_leaves_its_arguments_as_they_were(name):
+    drawn = arguments(getattr(eq, name), size=9, seed=7, dtype=np.float32)
+    before = {key: value.copy() for key, value in drawn.items() if isinstance(value, np.ndarray)}
+
+    getattr(kernels, name)(*drawn.values())
+
+    for key, value in before.items():
+        np.testing.assert_array_equal(drawn[key], value)
+
+
+def test_the_router_of_one_token_does_not_depend_on_its_neighbours():
+    rng = np.random.default_rng(0)
+    x_td, wr_de = rng.normal(size=(40, 96)).astype(np.float32), rng.normal(size=(96, 8)).astype(np.float32)
+
+    together = kernels.router_logits(x_td, wr_de)
+    alone = np.concatenate([kernels.router_logits(x_td[t : t + 1], wr_de) for t in range(40)])
+
+    np.testing.assert_array_equal(together, alone)
+
+
+@pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="this is the run without the compiler")
+def test_kernels_equal_equations_without_the_compiler():
+    here = pathlib.Path(__file__)
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+
+    run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", str(here)], env=environment, capture_output=True, text=True)
+
+    assert run.returncode == 0, run.stdout[-2000:]
