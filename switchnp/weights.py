@@ -1,0 +1,396 @@
+"""A whole model in one HDF5 file: its weights, Config, Routing, tokenizer and where it came from.
+
+docs/weights-format.md describes the file. A weights file is data from a stranger, so `read` believes nothing in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import ml_dtypes
+import numpy as np
+
+from . import hdf5
+from .config import Config, Routing
+from .errors import ConfigError, FileError, InputError, SwitchError, WeightsError
+from .hdf5 import Opened, Stored, shown
+from .params import blueprint, check_shapes
+from .tree import Tree
+
+__all__ = ["Header", "read", "read_header", "save", "write"]
+
+ATTRIBUTES = ("config", "routing", "provenance")
+NUMPY = {"float32": np.dtype("<f4"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+PIECE = 1 << 20
+MAX_TOKENIZER = 1 << 26
+_WRITER = threading.RLock()
+"""The name of a temporary file holds the process, so a process writes one file at a time."""
+
+
+class Header(NamedTuple):
+    """What a weights file says besides its weights.
+
+    dtype        how the numbers are stored: "float32" or "bfloat16"
+    tokenizer    the SentencePiece model, if the file brings one
+    """
+
+    config: Config
+    routing: Routing
+    provenance: dict[str, str]
+    dtype: str
+    tokenizer: bytes | None
+
+
+def read(path: str | os.PathLike[str], dtype: str = "float32") -> tuple[Tree, Header]:
+    """Every weight as a NumPy array of `dtype` ("float32" or "float64"), and the header; everything is verified.
+
+    Raises FileError for the path and WeightsError for the content.
+    """
+    if dtype not in ("float32", "float64"):
+        raise InputError(f"dtype is {dtype!r}, expected float32 or float64")
+    with hdf5.opened(path, ATTRIBUTES) as file:
+        header, arrays = _header(file)
+        leaves = {stored.path: _array(file, stored, np.dtype(dtype)) for stored in arrays}
+    return Tree.of(leaves), header
+
+
+def read_header(path: str | os.PathLike[str]) -> tuple[Header, tuple[Stored, ...]]:
+    """The header, and where each array lies; the structure is verified, but no weight is read."""
+    with hdf5.opened(path, ATTRIBUTES) as file:
+        return _header(file)
+
+
+def save(
+    path: str | os.PathLike[str],
+    params: Tree,
+    config: Config,
+    routing: Routing,
+    *,
+    dtype: str = "float32",
+    tokenizer: bytes | None = None,
+    provenance: Mapping[str, str] | None = None,
+    force: bool = False,
+) -> None:
+    """`write` for weights that are all there, as a Tree."""
+    check_shapes(params, config)
+    arrays = dict(params.leaves())
+    write(path, config, routing, arrays, dtype=dtype, tokenizer=tokenizer, provenance=provenance, force=force)
+
+
+def write(
+    path: str | os.PathLike[str],
+    config: Config,
+    routing: Routing,
+    arrays: Mapping[str, Any] | Iterable[tuple[str, Any]],
+    *,
+    dtype: str = "float32",
+    tokenizer: bytes | None = None,
+    provenance: Mapping[str, str] | None = None,
+    force: bool = False,
+) -> None:
+    """Write a weights file whole or not at all; until its last moment a file that was there stays as it was.
+
+    arrays        by tree path, in any order: an array, or an iterator of pieces of it that follow each other along
+                  the first axis, so that a model larger than memory can be written
+    dtype         "float32" or "bfloat16", rounded to nearest even (float64 by way of float32)
+    provenance    what a reader may want to know of where the weights come from: names and texts
+    force         overwrite an existing file
+    """
+    shapes = {name: (shape, dtype) for name, shape in blueprint(config).items()}
+    attributes = _attributes(config, routing, dtype, tokenizer, provenance or {})
+    extra = {} if tokenizer is None else {"tokenizer": ((len(tokenizer),), "uint8")}
+    needed = config.num_parameters * NUMPY[dtype].itemsize + len(tokenizer or b"") + 2048 * (len(shapes) + 32)
+    with _replacing(Path(path), needed, force) as temporary:
+        with _writable(path):
+            offsets = hdf5.create(temporary, attributes, shapes | extra)
+        with open(temporary, "r+b", buffering=0) as stream:
+            out = _Output(path, stream.fileno(), offsets)
+            digests = dict(_fill(out, arrays, shapes))
+            if tokenizer is not None:
+                digests["tokenizer"] = _put(out, "tokenizer", [tokenizer])
+        with _writable(path):
+            hdf5.sign(temporary, digests)
+
+
+class _Output(NamedTuple):
+    path: str | os.PathLike[str]
+    descriptor: int
+    offsets: dict[str, int]
+
+
+def _header(file: Opened) -> tuple[Header, tuple[Stored, ...]]:
+    config = _parsed(Config, file)
+    routing = _parsed(Routing, file)
+    arrays = tuple(stored for stored in file.datasets if stored.path != "tokenizer")
+    dtype = _dtype(file, arrays)
+    _check_size(config, file, len(arrays), dtype)
+    _check_arrays(config, file, arrays)
+    provenance = _json(file, "provenance")
+    if not all(isinstance(text, str) for text in provenance.values()):
+        raise WeightsError(f"the provenance of {file.name} is not a table of texts")
+    return Header(config, routing, provenance, dtype, _tokenizer(file)), arrays
+
+
+def _dtype(file: Opened, arrays: tuple[Stored, ...]) -> str:
+    dtypes = sorted({stored.dtype for stored in arrays})
+    if len(dtypes) != 1 or dtypes[0] not in NUMPY:
+        raise WeightsError(f"{file.name} holds {' and '.join(dtypes) or 'no arrays'}, expected float32 or bfloat16")
+    return dtypes[0]
+
+
+def _check_size(config: Config, file: Opened, arrays: int, dtype: str) -> None:
+    """Bound the config by the file before anything is built from it."""
+    nbytes = config.num_parameters * hdf5.ITEMSIZE[dtype]
+    if nbytes > file.size:
+        raise WeightsError(f"{file.name} has {file.size} bytes, but its config makes {nbytes} bytes of weights")
+    layers = config.num_layers + config.num_decoder_layers
+    if layers > arrays:
+        raise WeightsError(f"{file.name} has {arrays} arrays, too few for the {layers} layers of its config")
+
+
+def _check_arrays(config: Config, file: Opened, arrays: tuple[Stored, ...]) -> None:
+    expected, actual = blueprint(config), {stored.path: stored.shape for stored in arrays}
+    missing, unexpected = [sorted(a.keys() - b.keys()) for a, b in ((expected, actual), (actual, expected))]
+    if missing or unexpected:
+        sides = (("lacks", missing), ("has the unexpected", unexpected))
+        faults = " and ".join(f"{what} {_some(names)}" for what, names in sides if names)
+        raise WeightsError(f"{file.name} {faults}")
+    for path, shape in expected.items():
+        if actual[path] != shape:
+            found = shown(str(actual[path]))
+            raise WeightsError(f"{path} in {file.name} is {found}, but this Config makes it {shape}")
+
+
+def _tokenizer(file: Opened) -> bytes | None:
+    stored = next((stored for stored in file.datasets if stored.path == "tokenizer"), None)
+    if stored is None:
+        return None
+    if stored.dtype != "uint8" or len(stored.shape) != 1 or stored.nbytes > MAX_TOKENIZER:
+        found = f"{stored.dtype} {shown(str(stored.shape))}"
+        raise WeightsError(f"tokenizer in {file.name} is {found}, expected at most {MAX_TOKENIZER} bytes in a row")
+    return b"".join(hdf5.blocks(file, stored))
+
+
+def _array(file: Opened, stored: Stored, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """One array, widened block by block, so that no more than the array and a block is in memory."""
+    array = np.empty(stored.shape, dtype)
+    flat, start, strange = array.reshape(-1), 0, 0
+    for block in hdf5.blocks(file, stored):
+        values = _widened(block, stored.dtype)
+        strange += values.size - int(np.count_nonzero(np.isfinite(values)))
+        with np.errstate(invalid="ignore"):  # a signalling NaN is refused below, not warned of
+            flat[start : start + values.size] = values
+        start += values.size
+    if strange:
+        raise WeightsError(f"{stored.path} in {file.name} has {strange} values that are not finite numbers")
+    return array
+
+
+def _widened(block: bytes, dtype: str) -> np.ndarray[Any, Any]:
+    if dtype == "float32":
+        return np.frombuffer(block, "<f4")
+    return (np.frombuffer(block, "<u2").astype(np.uint32) << 16).view(np.float32)
+
+
+def _parsed(kind: Any, file: Opened) -> Any:
+    name = kind.__name__.lower()
+    _json(file, name)
+    try:
+        return kind.from_json(file.attributes[name])
+    except ConfigError as error:
+        raise WeightsError(f"the {name} of {file.name} is impossible: {shown(str(error))}") from None
+
+
+def _json(file: Opened, name: str) -> dict[str, Any]:
+    """A JSON object in which no name comes twice and no number is out of reason."""
+    try:
+        found = json.loads(file.attributes[name], object_pairs_hook=_unique, parse_int=_reasonable, parse_constant=_refused)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"the {name} of {file.name} is not good JSON: {shown(str(error))}") from None
+    if not isinstance(found, dict):
+        raise WeightsError(f"the {name} of {file.name} is a {type(found).__name__}, expected a JSON object")
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name comes twice")
+    return dict(pairs)
+
+
+def _reasonable(digits: str) -> int:
+    if len(digits) > 18:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
+
+
+def _refused(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a number")
+
+
+def _attributes(
+    config: Config, routing: Routing, dtype: str, tokenizer: bytes | None, provenance: Mapping[str, str]
+) -> dict[str, str]:
+    """The texts of the header, once the arguments of `write` are known to be sound."""
+    if dtype not in NUMPY:
+        raise InputError(f"dtype is {dtype!r}, expected float32 or bfloat16")
+    if tokenizer is not None and not 0 < len(tokenizer) <= MAX_TOKENIZER:
+        raise InputError(f"the tokenizer has {len(tokenizer)} bytes, expected 1 to {MAX_TOKENIZER}")
+    if not all(isinstance(text, str) for pair in provenance.items() for text in pair):
+        raise InputError("the provenance is not a table of names and texts")
+    texts = (config.to_json(), routing.to_json(), json.dumps(dict(provenance), sort_keys=True))
+    for name, text in zip(ATTRIBUTES, texts, strict=True):
+        if len(text) > hdf5.MAX_ATTRIBUTE:
+            raise InputError(f"the {name} is {len(text)} bytes of JSON, expected up to {hdf5.MAX_ATTRIBUTE}")
+    return dict(zip(ATTRIBUTES, texts, strict=True))
+
+
+def _fill(out: _Output, arrays: Any, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> Iterator[tuple[str, str]]:
+    """Write each array where it belongs; yields its path and sha256."""
+    missing = set(shapes)
+    for path, given in arrays.items() if isinstance(arrays, Mapping) else arrays:
+        if path not in missing:
+            raise WeightsError(f"{shown(path)} {'came twice' if path in shapes else 'is not part of this Config'}")
+        missing.remove(path)
+        shape, dtype = shapes[path]
+        pieces = _checked(path, [given] if hasattr(given, "shape") else given, shape)
+        yield path, _put(out, path, _narrowed(path, pieces, NUMPY[dtype]))
+    if missing:
+        raise WeightsError(f"{_some(sorted(missing))} did not come, but this Config needs it")
+
+
+def _put(out: _Output, path: str, blocks: Iterable[bytes]) -> str:
+    digest, offset = hashlib.sha256(), out.offsets[path]
+    for block in blocks:
+        digest.update(block)
+        rest = memoryview(block)
+        while rest:
+            with _writable(out.path):
+                written = os.pwrite(out.descriptor, rest, offset)
+            rest, offset = rest[written:], offset + written
+    return digest.hexdigest()
+
+
+def _checked(path: str, pieces: Iterable[Any], shape: tuple[int, ...]) -> Iterator[np.ndarray[Any, Any]]:
+    """The pieces, if they follow each other to make `shape`."""
+    rows = 0
+    for piece in pieces:
+        array = np.asarray(piece)
+        if array.dtype.name not in FLOATS:
+            raise WeightsError(f"{path} is {array.dtype}, expected one of {', '.join(FLOATS)}")
+        rows += len(array) if array.ndim else 0
+        if array.shape[1:] != shape[1:] or array.ndim != len(shape) or rows > shape[0]:
+            raise WeightsError(f"{path} is {(rows, *array.shape[1:])}, but this Config makes it {shape}")
+        yield array
+    if rows != shape[0]:
+        raise WeightsError(f"{path} is {(rows, *shape[1:])}, but this Config makes it {shape}")
+
+
+def _narrowed(path: str, pieces: Iterable[np.ndarray[Any, Any]], dtype: np.dtype[Any]) -> Iterator[bytes]:
+    """The bytes to store, in blocks; values that are no finite numbers, or become none, are refused."""
+    for piece in pieces:
+        flat = np.ascontiguousarray(piece).reshape(-1)
+        for start in range(0, flat.size, PIECE):
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = flat[start : start + PIECE].astype(np.float32).astype(dtype)
+                strange = values.size - np.count_nonzero(np.isfinite(values))
+            if strange:
+                raise WeightsError(f"{path} has {strange} values that {dtype.name} cannot hold as finite numbers")
+            yield values.tobytes()
+
+
+@contextmanager
+def _replacing(path: Path, needed: int, force: bool) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when all went well, and is gone when not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _WRITER:
+        with _writable(path):
+            _check_target(path, force)
+            _remove_stale(path)
+            _check_room(path, needed)
+        try:
+            with _writable(path):
+                temporary.touch()
+            yield temporary
+            with _writable(path):
+                _sync(temporary)
+                os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError, ValueError):
+                temporary.unlink()
+            raise
+    with suppress(OSError):  # the file is whole by now, and some file systems cannot sync a folder
+        _sync(path.parent)
+
+
+def _check_target(path: Path, force: bool) -> None:
+    if not path.parent.is_dir():
+        raise FileError(f"{shown(path)} cannot be written: there is no folder {shown(path.parent)}")
+    if path.is_dir() or (path.exists() and not path.is_file()):
+        raise FileError(f"{shown(path)} cannot be written: it is not a regular file")
+    if os.path.lexists(path) and not force:
+        raise FileError(f"{shown(path)} exists already; --force (force=True) overwrites it")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise FileError(f"{shown(path)} cannot be written: the folder {shown(path.parent)} is not writable")
+
+
+def _check_room(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise FileError(f"{shown(path)} needs {needed} bytes, but {free} are free in its folder")
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what earlier writers of this very file left behind when they were killed."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.tmp")
+    for name in os.listdir(path.parent):
+        match = pattern.fullmatch(name)
+        if match and not _is_another_alive(int(match[1])):
+            with suppress(OSError):
+                path.with_name(name).unlink()
+
+
+def _is_another_alive(process: int) -> bool:
+    if process in (0, os.getpid()):
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _writable(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except SwitchError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise FileError(f"{shown(path)} cannot be written: {shown(reason)}") from None
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
