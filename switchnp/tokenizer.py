@@ -1,0 +1,189 @@
+"""Text to ids and back: a SentencePiece model and, around it, T5's special tokens."""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+import reprlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from .errors import FileError, TokenizerError
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+__all__ = ["MAX_CHARACTERS", "MAX_MODEL_BYTES", "SENTINELS", "Tokenizer"]
+
+SENTINELS = 100
+"""How many `<extra_id_i>` T5 adds behind the pieces of a SentencePiece model."""
+
+MAX_CHARACTERS = 4_000_000
+"""The longest text that is encoded at once; the worst such text takes SentencePiece 4 GB of memory."""
+
+MAX_MODEL_BYTES = 64 * 2**20
+"""The largest SentencePiece model that is loaded; T5's has 0.8 MB."""
+
+_BEGINNING = ["<pad>", "</s>", "<unk>"]
+_PAD, _EOS, _UNK = range(3)
+_SPECIAL = re.compile("(<extra_id_[1-9]?[0-9]>|</s>|<pad>|<unk>)")
+
+# A model is a protocol buffer, and what is appended to one overrides what stands before: here, fields of its
+# normalizer_spec (field 3) are set to false: 3 add_dummy_prefix, 4 remove_extra_whitespaces, 5 escape_whitespaces.
+_NO_PREFIX = bytes.fromhex("1a02 1800")
+_SPACES_AS_WRITTEN = bytes.fromhex("1a06 1800 2000 2800")
+
+
+class Tokenizer:
+    """What stands between a text and the ids a Switch Transformer reads and writes.
+
+        ids = the pieces of the SentencePiece model, with <pad> 0, </s> 1, <unk> 2
+              <extra_id_99> ... <extra_id_0>, so that <extra_id_i> = number of pieces + 99 - i
+
+    Source: T5's vocabulary; ids as from transformers' T5Tokenizer 4.57.6, texts as from 5.23 without clean-up.
+
+    model             path of a spiece.model, or its bytes
+    invented_prefix   T5's habit of taking any text behind a special token for a new word: `<extra_id_0>.` and
+                      `<extra_id_0> .` are then the same ids; without it, a word begins only where a space is
+    """
+
+    def __init__(self, model: str | os.PathLike[str] | bytes, invented_prefix: bool = True) -> None:
+        name = "the tokenizer" if isinstance(model, bytes) else os.fspath(model)
+        self._model = model if isinstance(model, bytes) else _read(model)
+        self._invented_prefix = invented_prefix
+        self._new_word = _load(self._model, name)
+        self._pieces = _vocabulary(self._new_word, name)
+        specials = [*range(len(_BEGINNING)), *range(len(self._pieces) - SENTINELS, len(self._pieces))]
+        self._specials = {self._pieces[i]: i for i in specials}
+        if not invented_prefix:
+            self._same_word = _load(self._model + _NO_PREFIX, name)
+            self._as_written = _load(self._model + _SPACES_AS_WRITTEN, name)
+
+    @property
+    def model_bytes(self) -> bytes:
+        """The SentencePiece model itself, to be stored in a weights file."""
+        return self._model
+
+    @property
+    def vocab_size(self) -> int:
+        """Pieces and sentinels; a model's own vocabulary is often padded beyond."""
+        return len(self._pieces)
+
+    @property
+    def pad_id(self) -> int:
+        """The id of `<pad>`."""
+        return _PAD
+
+    @property
+    def eos_id(self) -> int:
+        """The id of `</s>`."""
+        return _EOS
+
+    @property
+    def unk_id(self) -> int:
+        """The id of `<unk>`."""
+        return _UNK
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, and `</s>` at the end unless the text itself ends in one.
+
+        `<extra_id_0>` to `<extra_id_99>`, `</s>`, `<pad>` and `<unk>` mean the tokens, wherever they stand in the text.
+        """
+        _check_text(text)
+        ids: list[int] = []
+        for n, part in enumerate(_SPECIAL.split(text)):
+            if n % 2:
+                ids.append(self._specials[part])
+            else:
+                ids += self._processor(part, n == 0).encode(part)
+        return ids if ids[-1:] == [_EOS] else [*ids, _EOS]
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """The text of some ids; sentinels are special tokens too, and `answer` keeps them."""
+        return self._text(ids, frozenset(self._specials.values() if skip_special_tokens else ()))
+
+    def answer(self, ids: Iterable[int]) -> str:
+        """What a model wrote: its text with sentinels and `<unk>`, without `<pad>` and `</s>`."""
+        return self._text(ids, frozenset((_PAD, _EOS)))
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """Each id as the vocabulary spells it, a space as U+2581; "" for an id beyond the vocabulary."""
+        return [self._piece(i) for i in _checked(ids)]
+
+    def _processor(self, part: str, first: bool) -> SentencePieceProcessor:
+        """The model for a stretch of plain text, which may begin a word or go on with one."""
+        if first or self._invented_prefix or self._as_written.normalize(part).startswith(" "):
+            return self._new_word
+        return self._same_word
+
+    def _piece(self, i: int) -> str:
+        return self._pieces[i] if i < len(self._pieces) else ""
+
+    def _text(self, ids: Iterable[int], dropped: frozenset[int]) -> str:
+        kept = "".join(self._piece(i) for i in _checked(ids) if i not in dropped)
+        return kept.replace("\u2581", " ").removeprefix(" ")
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_MODEL_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FileError(f"{os.fspath(path)} cannot be read as a SentencePiece model: {reason}") from error
+
+
+def _load(model: bytes, name: str) -> SentencePieceProcessor:
+    if len(model) > MAX_MODEL_BYTES:
+        raise TokenizerError(f"{name} is larger than {MAX_MODEL_BYTES} bytes, expected a SentencePiece model")
+    if not model:
+        raise TokenizerError(f"{name} is empty, expected a SentencePiece model")
+    # Imported here because a model without texts needs no SentencePiece, and it takes 25 ms.
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        return SentencePieceProcessor(model_proto=model)
+    except RuntimeError as error:
+        raise TokenizerError(f"{name} is not a SentencePiece model") from error
+
+
+def _vocabulary(processor: SentencePieceProcessor, name: str) -> list[str]:
+    """The piece of every id, once it is sure that T5's special tokens are where T5 has them."""
+    try:
+        pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{name} has a piece that is not UTF-8, expected a SentencePiece model") from error
+    ids = [processor.pad_id(), processor.eos_id(), processor.unk_id()]
+    if pieces[:3] != _BEGINNING or ids != [_PAD, _EOS, _UNK]:
+        raise TokenizerError(
+            f"{name} begins with the pieces {reprlib.repr(pieces[:3])} and has padding, end and unknown at {ids}, "
+            f"expected {_BEGINNING} at {[_PAD, _EOS, _UNK]}"
+        )
+    return pieces + [f"<extra_id_{i}>" for i in reversed(range(SENTINELS))]
+
+
+def _check_text(text: str) -> None:
+    if not isinstance(text, str):
+        raise TokenizerError(f"the text is of type {type(text).__name__}, expected str")
+    if len(text) > MAX_CHARACTERS:
+        raise TokenizerError(f"the text has {len(text)} characters, expected at most {MAX_CHARACTERS} at once")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found = f"the lone surrogate U+{ord(text[error.start]):04X} at position {error.start}"
+        raise TokenizerError(f"the text has {found}, expected whole characters") from error
+
+
+def _checked(ids: Iterable[int]) -> list[int]:
+    """The ids as Python integers from 0 up, out of any iterable of integers."""
+    checked: list[int] = []
+    try:
+        for i in ids:
+            checked.append(operator.index(i))
+    except TypeError as error:
+        raise TokenizerError(f"the ids have no integer at position {len(checked)}, expected integers only") from error
+    if checked and min(checked) < 0:
+        position = next(n for n, i in enumerate(checked) if i < 0)
+        raise TokenizerError(f"the id at position {position} is negative, expected 0 or more")
+    return checked
