@@ -1,0 +1,7 @@
+"""`python -m switchnp` is the command `switchnp`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

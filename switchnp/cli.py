@@ -1,0 +1,221 @@
+"""The command line: stdout is the answer, stderr is the talk; 0 done, 1 explained, 2 misused."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+__all__ = ["main"]
+
+ROUTINGS = ("paper", "huggingface", "huggingface:5.23", "huggingface:4.57", "huggingface:4.25")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    options = _parser().parse_args(arguments)
+    warnings.showwarning = _one_line_warning
+    try:
+        options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return _explained("interrupted", 130)
+    except MemoryError as error:
+        return _explained(f"out of memory: {error}")
+    except Exception as error:
+        return _explained(_sentence(error))
+    return 0
+
+
+def info(options: argparse.Namespace) -> None:
+    """What a weights file holds."""
+    from . import weights
+
+    header, arrays = weights.read_header(options.file)
+    facts = _facts(options.file, header)
+    if options.json:
+        facts |= {"config": asdict(header.config), "routing": asdict(header.routing)}
+        _print_json(facts | {"arrays": {array.path: list(array.shape) for array in arrays}})
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")
+
+
+def generate(options: argparse.Namespace) -> None:
+    """The greedy answer to each prompt."""
+    model = _load(options)
+    answers = model.generate(options.prompts, max_new_tokens=options.max_new_tokens)
+    if options.json:
+        _print_json([{"prompt": prompt, "answer": answer} for prompt, answer in zip(options.prompts, answers, strict=True)])
+        return
+    for answer in answers:
+        print(answer)
+
+
+def convert(options: argparse.Namespace) -> None:
+    """A Hugging Face folder becomes one HDF5 file."""
+    from . import weights
+    from .conversion import convert as convert_folder
+
+    convert_folder(options.source, options.target, options.dtype, options.tokenizer, options.force)
+    header, _ = weights.read_header(options.target)
+    facts = _facts(options.target, header)
+    if options.json:
+        _print_json(facts)
+    else:
+        print(f"{options.target}: {facts['parameters']} parameters in {facts['dtype']}, {facts['file']}")
+
+
+def trace(options: argparse.Namespace) -> None:
+    """Where each token went: its expert, its gate and its slot in every sparse layer."""
+    model = _load(options)
+    seats = list(_seats(model, model.trace(options.text)))
+    if options.json:
+        _print_json([seat._asdict() for seat in seats])
+        return
+    stack = None
+    for seat in seats:
+        if (seat.stack, seat.layer) != stack:
+            print(f"\n{seat.stack} layer {seat.layer}\n{'token':<16} {'layer':>5} {'expert':>6} {'gate':>6}  slot")
+            stack = seat.stack, seat.layer
+        slot = "dropped" if seat.slot is None else seat.slot
+        print(f"{seat.token:<16} {seat.layer:>5} {seat.expert:>6} {seat.gate:>6.3f}  {slot}")
+
+
+class Seat(NamedTuple):
+    """Where one token went in one sparse layer."""
+
+    stack: str
+    layer: int
+    token: str
+    expert: int
+    gate: float
+    slot: int | None
+
+
+def _seats(model: Any, arrays: Any) -> Iterator[Seat]:
+    for name in ("encoder", "decoder"):
+        stack = arrays[name]
+        tokens = model.tokenizer.pieces(stack.ids_t.tolist())
+        for layer, block in enumerate(stack.blocks):
+            if "switch" in block:
+                a = block.switch
+                for token, expert, gate, slot in zip(tokens, a.expert_t, a.gate_t, a.slot_t, strict=True):
+                    yield Seat(name, layer, token, int(expert), float(gate), int(slot) if slot >= 0 else None)
+
+
+def _load(options: argparse.Namespace) -> Any:
+    from .config import Routing
+    from .model import load
+
+    name, _, version = (options.routing or "").partition(":")
+    choices = {"": None, "paper": Routing.paper(), "huggingface": Routing.huggingface(version or "5.23")}
+    return load(options.file, routing=choices[name], engine=options.engine)
+
+
+def _facts(path: str, header: Any) -> dict[str, Any]:
+    config = header.config
+    return {
+        "parameters": f"{config.num_parameters:,}",
+        "dtype": header.dtype,
+        "file": f"{os.path.getsize(path):,} bytes",
+        "layers": f"{config.num_layers} encoder, {config.num_decoder_layers} decoder",
+        "sparse": f"encoder {_listed(config.sparse_encoder_layers)}; decoder {_listed(config.sparse_decoder_layers)}",
+        "experts": f"{config.num_experts}, at most {config.expert_capacity} tokens each where the routing asks the Config",
+        "d_model": f"{config.d_model}, {config.num_heads} heads of {config.d_kv}, d_ff {config.d_ff}",
+        "activation": config.dense_act_fn + (" (gated)" if config.is_gated_act else ""),
+        "vocabulary": f"{config.vocab_size}, {'tied' if config.tie_word_embeddings else 'untied'}",
+        "routing": header.routing.name,
+        "tokenizer": "none (ids only)" if header.tokenizer is None else f"{len(header.tokenizer):,} bytes",
+        **{f"origin {name}": value for name, value in sorted(header.provenance.items())},
+    }
+
+
+def _listed(layers: Sequence[int]) -> str:
+    return " ".join(map(str, layers)) or "none"
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def _one_line_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"switchnp: warning: {message}", file=sys.stderr)
+
+
+def _explained(sentence: str, status: int = 1) -> int:
+    print(f"switchnp: {sentence}", file=sys.stderr)
+    return status
+
+
+def _sentence(error: Exception) -> str:
+    from .errors import SwitchError
+
+    said = " ".join(str(error).split())
+    return said if isinstance(error, SwitchError) else f"unexpected {type(error).__name__}, which is a bug: {said}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    from . import __version__
+
+    parser = argparse.ArgumentParser(prog="switchnp", description="Switch Transformers in NumPy, Numba and HDF5.")
+    parser.add_argument("--version", action="version", version=f"switchnp {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _info_options(commands)
+    _generate_options(commands)
+    _convert_options(commands)
+    _trace_options(commands)
+    return parser
+
+
+def _info_options(commands: Any) -> None:
+    command = _command(commands, info, "switchnp info weights/switch-numbers.h5")
+    command.add_argument("file", help="a switchnp HDF5 file")
+
+
+def _generate_options(commands: Any) -> None:
+    command = _command(commands, generate, 'switchnp generate weights/switch-numbers.h5 "say in French: 1984"')
+    command.add_argument("file", help="a switchnp HDF5 file")
+    command.add_argument("prompts", nargs="+", metavar="prompt", help="one or more texts; each is answered on a line")
+    command.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="stop after N tokens (default 64)")
+    _engine_options(command)
+
+
+def _convert_options(commands: Any) -> None:
+    command = _command(commands, convert, "switchnp convert switch-base-8/ base-8.h5 --dtype bfloat16")
+    command.add_argument("source", help="a Hugging Face folder: config.json, weights, spiece.model")
+    command.add_argument("target", help="the HDF5 file to write")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="on disk (default float32)")
+    command.add_argument("--tokenizer", metavar="FILE", help="a SentencePiece model instead of the folder's spiece.model")
+    command.add_argument("--force", action="store_true", help="overwrite the target")
+
+
+def _trace_options(commands: Any) -> None:
+    command = _command(commands, trace, 'switchnp trace weights/switch-numbers.h5 "say in French: 1984"')
+    command.add_argument("file", help="a switchnp HDF5 file")
+    command.add_argument("text", help="the encoder's text; the decoder is given the greedy answer")
+    _engine_options(command)
+
+
+def _engine_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--routing", choices=ROUTINGS, help="instead of the file's own")
+    command.add_argument("--engine", choices=("kernels", "equations"), default="kernels", help="Numba or NumPy")
+
+
+def _command(commands: Any, function: Any, example: str) -> argparse.ArgumentParser:
+    about = function.__doc__
+    command = commands.add_parser(function.__name__, help=about, description=about, epilog=f"example: {example}")
+    command.set_defaults(command=function)
+    command.add_argument("--json", action="store_true", help="answer in JSON")
+    return command
