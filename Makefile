@@ -1,0 +1,43 @@
+# make demo    answer real prompts with the shipped model, and show who routed where
+# make test    run all tests
+# make check   what must be clean before a commit: ruff, mypy, the tests
+# make format  let ruff put the code in order
+# Each makes .venv first where there is none, with PYTHON (python3, which must be 3.11 or newer).
+
+PYTHON ?= python3
+BIN = .venv/bin
+NUMBERS = weights/switch-numbers.h5
+
+.PHONY: demo test check format clean
+
+demo: .venv/ready
+	$(BIN)/switchnp info $(NUMBERS)
+	$(BIN)/switchnp generate $(NUMBERS) "say in French: 1984" "say in German: 1984" "say in Spanish: 2026" "say in Italian: 365" "say in Portuguese: 4711" "say in English: 7007"
+	$(BIN)/switchnp trace $(NUMBERS) "say in French: 1984"
+	$(BIN)/python examples/against_reference.py
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+check: .venv/ready-to-check
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: .venv/ready-to-check
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.venv/ready: setup.cfg pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'switchnp needs Python 3.11 or newer: make PYTHON=python3.12 ...')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	touch $@
+
+.venv/ready-to-check: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test,check]"
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

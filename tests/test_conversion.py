@@ -1,0 +1,334 @@
+"""Hugging Face folders, sound and broken, become one HDF5 file or one sentence."""
+
+import json
+import re
+import struct
+
+import numpy as np
+import pytest
+from references import huggingface_case, shared
+from safetensors.numpy import load_file, save_file
+from small import small_config, small_params
+
+import switchnp
+from switchnp.conversion.huggingface import RENAMES, _template, sources
+from switchnp.errors import ConfigError, FileError, InputError, SwitchWarning, WeightsError
+from switchnp.params import blueprint
+
+CASE = "p02_overflow"
+
+
+class Everything:
+    """A checkpoint in which no tensor is missing."""
+
+    def __contains__(self, name):
+        return True
+
+
+def as_huggingface(params, config):
+    """Our weights under Hugging Face's names and in its layout."""
+    theirs = {}
+    for path, array in params.leaves():
+        letters, ours = RENAMES[_template(path)][1], path.rsplit("_", 1)[1]
+        names = sources(path, config, Everything())
+        parts = list(array) if len(names) > 1 or "expert_" in names[0] else [array]
+        axes = ours[1:] if "expert_" in names[0] else ours
+        for name, part in zip(names, parts, strict=True):
+            turned = part.transpose([axes.index(axis) for axis in letters.replace(" ", "")])
+            shape = [int(np.prod([config.axes[axis] for axis in group])) for group in letters.split()]
+            theirs[name] = np.ascontiguousarray(turned.reshape(shape))
+    return theirs
+
+
+def written(folder, tensors, settings):
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture
+def case(tmp_path):
+    """A folder with a real checkpoint, to be broken, and its tensors and settings."""
+    folder = huggingface_case(CASE)
+    tensors = load_file(folder / "model.safetensors")
+    settings = json.loads((folder / "config.json").read_text())
+    return written(tmp_path / "source", tensors, settings), tensors, settings
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"is_gated_act": True, "dense_act_fn": "gelu_new", "tie_word_embeddings": False},
+        {"tie_word_embeddings": False, "separate_embeddings": True},
+        {"router_bias": True, "num_decoder_layers": 3, "sparse_decoder_layers": (0, 2)},
+        {"sparse_encoder_layers": (), "sparse_decoder_layers": (0, 1)},
+    ],
+)
+def test_every_kind_of_model_comes_back_from_hugging_faces_names(changes, tmp_path):
+    config = small_config(**changes)
+    params = small_params(config)
+    settings = {"tie_word_embeddings": config.tie_word_embeddings, "dense_act_fn": config.dense_act_fn}
+    folder = written(tmp_path / "theirs", as_huggingface(params, config), settings)
+
+    with pytest.warns(SwitchWarning, match="the tensors, which win"):
+        switchnp.convert(folder, tmp_path / "ours.h5")
+
+    model = switchnp.load(tmp_path / "ours.h5")
+    assert model.config.num_parameters == config.num_parameters
+    for (path, one), (same_path, other) in zip(model.params.leaves(), params.leaves(), strict=True):
+        assert path == same_path
+        np.testing.assert_array_equal(one, other, err_msg=path)
+
+
+def test_switch_xxl_as_published_is_read_by_its_tensors(tmp_path):
+    """config.json says 48 + 12 layers, ungated gelu and nothing of an untied head; the tensors say otherwise."""
+    config = small_config(
+        is_gated_act=True, dense_act_fn="gelu_new", tie_word_embeddings=False, num_layers=4, sparse_encoder_layers=(1, 3)
+    )
+    tensors = as_huggingface(small_params(config), config)
+    tensors["decoder.lm_head.weight"] = tensors.pop("lm_head.weight")
+    settings = {"num_layers": 48, "num_decoder_layers": 12, "dense_act_fn": "gelu", "is_gated_act": False, "d_model": 12}
+
+    with pytest.warns(SwitchWarning, match=r"num_layers 48 \(the tensors: 4\)"):
+        switchnp.convert(written(tmp_path / "xxl", tensors, settings), tmp_path / "xxl.h5")
+
+    model = switchnp.load(tmp_path / "xxl.h5")
+    assert (model.config.dense_act_fn, model.config.is_gated_act) == ("gelu_new", True)
+    assert not model.config.tie_word_embeddings
+    assert model.config.sparse_encoder_layers == (1, 3)
+
+
+def test_switch_c_as_published_is_read_by_its_tensors(tmp_path):
+    """config.json says 12 dense decoder layers and nothing of an untied head."""
+    config = small_config(tie_word_embeddings=False, sparse_encoder_layers=(0, 1), sparse_decoder_layers=(0, 1))
+    tensors = as_huggingface(small_params(config), config)
+    tensors["decoder.lm_head.weight"] = tensors.pop("lm_head.weight")
+    settings = {"num_layers": 2, "num_decoder_layers": 12, "decoder_sparse_step": 0, "encoder_sparse_step": 1, "num_experts": 4}
+
+    with pytest.warns(SwitchWarning, match="num_decoder_layers 12"):
+        switchnp.convert(written(tmp_path / "c", tensors, settings), tmp_path / "c.h5")
+
+    model = switchnp.load(tmp_path / "c.h5")
+    assert model.config.sparse_decoder_layers == (0, 1)
+    assert not model.config.tie_word_embeddings
+
+
+def test_tied_copies_and_the_stray_bias_of_old_files_are_passed_over(case, tmp_path):
+    folder, tensors, settings = case
+    copies = {
+        name: tensors["shared.weight"].copy()
+        for name in ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    }
+    stray = {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": np.zeros((32, 4), np.float32)}
+    more = written(tmp_path / "more", tensors | copies | stray, settings)
+
+    switchnp.convert(folder, tmp_path / "plain.h5")
+    switchnp.convert(more, tmp_path / "more.h5")
+
+    one, other = switchnp.load(tmp_path / "plain.h5"), switchnp.load(tmp_path / "more.h5")
+    assert one.config == other.config
+
+
+def test_an_untied_file_with_only_shared_and_head_reads_both_tables_from_shared(tmp_path):
+    """transformers 4.57.6 saves such files, and itself loads them with random tables."""
+    config = small_config(tie_word_embeddings=False)
+    params = small_params(config)
+    folder = written(tmp_path / "untied", as_huggingface(params, config), {"tie_word_embeddings": False})
+
+    with pytest.warns(SwitchWarning):
+        switchnp.convert(folder, tmp_path / "untied.h5")
+
+    model = switchnp.load(tmp_path / "untied.h5")
+    np.testing.assert_array_equal(model.params.embedding_vd, params.embedding_vd)
+    assert not model.config.separate_embeddings
+
+
+def test_float16_and_bfloat16_sources_keep_their_values(case, tmp_path):
+    import ml_dtypes
+
+    _, tensors, settings = case
+    for kind in (np.float16, ml_dtypes.bfloat16):
+        narrow = {name: array.astype(kind) for name, array in tensors.items()}
+        folder = written(tmp_path / np.dtype(kind).name, narrow, settings)
+
+        switchnp.convert(folder, tmp_path / f"{np.dtype(kind).name}.h5")
+
+        model = switchnp.load(tmp_path / f"{np.dtype(kind).name}.h5")
+        np.testing.assert_array_equal(model.params.embedding_vd, narrow["shared.weight"].astype(np.float32))
+
+
+def test_a_bfloat16_file_holds_the_rounded_weights(case, tmp_path):
+    import ml_dtypes
+
+    folder, tensors, _ = case
+
+    switchnp.convert(folder, tmp_path / "narrow.h5", dtype="bfloat16")
+
+    model = switchnp.load(tmp_path / "narrow.h5")
+    rounded = tensors["shared.weight"].astype(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(model.params.embedding_vd, rounded)
+
+
+def test_experts_are_numbered_not_spelled(tmp_path):
+    config = small_config(num_experts=12)
+    params = small_params(config)
+    folder = written(tmp_path / "twelve", as_huggingface(params, config), {})
+
+    with pytest.warns(SwitchWarning):
+        switchnp.convert(folder, tmp_path / "twelve.h5")
+
+    ours = switchnp.load(tmp_path / "twelve.h5").params.encoder.blocks[1].switch.wi_edf
+    np.testing.assert_array_equal(ours, params.encoder.blocks[1].switch.wi_edf)
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_one_error(case, tmp_path):
+    _, tensors, settings = case
+    broken = dict(tensors)
+    del broken["encoder.block.1.layer.1.mlp.experts.expert_2.wi.weight"]
+    broken["encoder.block.0.layer.7.odd.weight"] = np.zeros(3, np.float32)
+    broken["decoder.block.0.layer.0.SelfAttention.q.weight"] = np.zeros((3, 3), np.float32)
+    folder = written(tmp_path / "broken", broken, settings)
+
+    with pytest.raises(WeightsError) as refusal:
+        switchnp.convert(folder, tmp_path / "broken.h5")
+
+    message = str(refusal.value)
+    assert "3 faults" in message
+    assert "missing encoder.block.1.layer.1.mlp.experts.expert_2.wi.weight" in message
+    assert "unexpected encoder.block.0.layer.7.odd.weight" in message
+    assert "misshapen decoder.block.0.layer.0.SelfAttention.q.weight (3, 3), expected (32, 32)" in message
+    assert list(tmp_path.glob("*.h5")) == []
+
+
+def test_values_that_are_not_finite_are_refused_and_nothing_is_left(case, tmp_path):
+    _, tensors, settings = case
+    tensors["encoder.final_layer_norm.weight"][3] = np.nan
+    folder = written(tmp_path / "nan", tensors, settings)
+
+    with pytest.raises(WeightsError, match="encoder/norm_d"):
+        switchnp.convert(folder, tmp_path / "nan.h5")
+
+    assert [path.name for path in tmp_path.iterdir() if "h5" in path.name] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("model.safetensors", b"", WeightsError),
+        ("model.safetensors", b"not safetensors at all", WeightsError),
+        ("model.safetensors", struct.pack("<Q", 2**60) + b"{}", WeightsError),
+        ("config.json", b"{", WeightsError),
+        ("config.json", b"[]", WeightsError),
+        ("config.json", b'{"d_model": 3, "d_model": 4}', WeightsError),
+        ("config.json", b'{"num_layers": -4}', ConfigError),
+        ("config.json", None, FileError),
+        ("model.safetensors", None, FileError),
+    ],
+)
+def test_a_broken_folder_is_one_sentence(case, tmp_path, name, content, error):
+    folder, _, _ = case
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+
+    with pytest.raises(error) as refusal:
+        switchnp.convert(folder, tmp_path / "out.h5")
+
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_a_header_that_names_a_tensor_twice_is_refused(tmp_path):
+    tensor = b'"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+    header = b"{" + tensor + b", " + tensor + b"}"
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
+    (tmp_path / "config.json").write_text("{}")
+
+    with pytest.raises(WeightsError):
+        switchnp.convert(tmp_path, tmp_path / "out.h5")
+
+
+@pytest.mark.parametrize("file", ["../outside.safetensors", "/etc/passwd", "missing.safetensors", ""])
+def test_an_index_that_leaves_the_folder_is_refused(case, tmp_path, file):
+    folder, tensors, _ = case
+    (folder / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(tensors, file)}))
+
+    with pytest.raises((WeightsError, FileError)) as refusal:
+        switchnp.convert(folder, tmp_path / "out.h5")
+
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path):
+    with pytest.raises(FileError, match="missing"):
+        switchnp.convert(tmp_path / "nowhere", tmp_path / "out.h5")
+    with pytest.raises(FileError, match=r"expected one of model.safetensors"):
+        switchnp.convert(tmp_path, tmp_path / "out.h5")
+
+
+def test_only_float32_and_bfloat16_are_written(case, tmp_path):
+    with pytest.raises(InputError, match="'float16'"):
+        switchnp.convert(case[0], tmp_path / "out.h5", dtype="float16")
+
+
+def test_an_existing_file_is_kept_without_force_and_replaced_with_it(case, tmp_path):
+    (tmp_path / "out.h5").write_text("precious")
+
+    with pytest.raises(FileError, match="exists"):
+        switchnp.convert(case[0], tmp_path / "out.h5")
+
+    assert (tmp_path / "out.h5").read_text() == "precious"
+    switchnp.convert(case[0], tmp_path / "out.h5", force=True)
+    assert switchnp.load(tmp_path / "out.h5").config.num_experts == 4
+
+
+def test_the_tokenizer_of_the_folder_is_taken_along_and_another_may_be_given(case, tmp_path):
+    from references import ROOT
+
+    spiece = switchnp.load(ROOT / "weights/switch-numbers.h5").tokenizer.model_bytes
+    (tmp_path / "own.model").write_bytes(spiece)
+
+    with pytest.raises(ConfigError, match=r"own.model has 512 tokens, expected at most the model's 64"):
+        switchnp.convert(case[0], tmp_path / "out.h5", tokenizer=tmp_path / "own.model")
+
+
+def test_a_vocabulary_that_is_far_too_short_is_a_warning(tmp_path):
+    from references import ROOT
+
+    config = small_config(vocab_size=1000)
+    folder = written(tmp_path / "long", as_huggingface(small_params(config), config), {})
+    (folder / "spiece.model").write_bytes(switchnp.load(ROOT / "weights/switch-numbers.h5").tokenizer.model_bytes)
+
+    with pytest.warns(SwitchWarning) as warnings:
+        switchnp.convert(folder, tmp_path / "out.h5")
+
+    assert any("is it cut short" in str(warning.message) for warning in warnings)
+    assert switchnp.load(tmp_path / "out.h5").tokenizer.vocab_size == 512
+
+
+def test_the_table_of_renames_covers_every_array_of_every_kind():
+    for changes in ({"is_gated_act": True, "router_bias": True}, {"tie_word_embeddings": False, "separate_embeddings": True}):
+        for path in blueprint(small_config(**changes)):
+            assert _template(path) in RENAMES
+
+
+def test_every_published_name_is_one_of_ours():
+    folder = shared("fixtures/huggingface/p05_bias_masks")
+    config = switchnp.Config.from_huggingface(json.loads((folder / "config.json").read_text()))
+    theirs = load_file(folder / "model.safetensors")
+
+    ours = {name for path in blueprint(config) for name in sources(path, config, theirs)}
+
+    assert ours == set(theirs)
+
+
+def test_bin_files_name_the_extra_where_torch_is_missing(case, monkeypatch):
+    folder, _, _ = case
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+
+    with pytest.raises(ImportError, match=re.escape("pip install 'switchnp[torch]'")):
+        switchnp.convert(folder, folder / "out.h5")

@@ -1,0 +1,349 @@
+"""The padded edge: what may go in, what comes out, and what is refused in one sentence."""
+
+import json
+
+import numpy as np
+import pytest
+from draw import seeds
+from hypothesis import given
+from hypothesis import strategies as st
+from references import ROOT
+from small import small_config, small_model, small_params
+
+import switchnp
+from switchnp import Routing, SwitchError
+from switchnp.errors import InputError, ShapeError, TokenizerError
+
+IDS = [[5, 6, 7, 1], [8, 9, 1, 0]]
+SAID = [[0, 11, 12], [0, 13, 14]]
+PRESETS = [Routing.paper(), Routing.huggingface(), Routing.huggingface("4.57"), Routing.huggingface("4.25")]
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    return switchnp.load(ROOT / "weights/switch-numbers.h5")
+
+
+@pytest.mark.parametrize("routing", PRESETS, ids=lambda routing: routing.name)
+def test_both_engines_give_the_same_answer(routing):
+    mask = [[1, 1, 1, 1], [1, 1, 1, 0]]
+    outs = [small_model(routing, engine)(IDS, mask, labels=SAID) for engine in ("kernels", "equations")]
+
+    for name in ("logits", "encoder_last_hidden_state", "decoder_last_hidden_state"):
+        np.testing.assert_allclose(getattr(outs[0], name), getattr(outs[1], name), atol=1e-5)
+    assert outs[0].loss == pytest.approx(outs[1].loss, abs=1e-6)
+
+
+@pytest.mark.parametrize("act", ["relu", "gelu", "gelu_new", "silu"])
+@pytest.mark.parametrize("changes", [{}, {"is_gated_act": True}, {"tie_word_embeddings": False, "separate_embeddings": True}])
+def test_both_engines_agree_for_every_kind_of_model(act, changes):
+    models = [small_model(engine=engine, dense_act_fn=act, router_bias=True, **changes) for engine in ("kernels", "equations")]
+
+    outs = [model(IDS, decoder_input_ids=SAID) for model in models]
+    traces = [model.trace(IDS, decoder_input_ids=SAID) for model in models]
+
+    np.testing.assert_allclose(outs[0].logits, outs[1].logits, atol=2e-5)
+    for (path, one), (same_path, other) in zip(traces[0].leaves(), traces[1].leaves(), strict=True):
+        assert path == same_path
+        np.testing.assert_allclose(one, other, atol=2e-5, err_msg=path)
+
+
+def test_the_trace_is_the_forward_pass():
+    model = small_model()
+    out, trace = model(IDS, decoder_input_ids=SAID), model.trace(IDS, decoder_input_ids=SAID)
+
+    np.testing.assert_allclose(trace.decoder.logits_tv.reshape(2, 3, -1), out.logits, atol=1e-6)
+    np.testing.assert_allclose(trace.encoder.memory_td.reshape(2, 4, -1), out.encoder_last_hidden_state, atol=1e-6)
+
+
+def test_a_trace_names_the_arrays_of_a_switch_layer_with_their_axes():
+    model = small_model()
+    E, D = model.config.num_experts, model.config.d_model
+
+    a = model.trace([5, 6, 7, 8, 1], decoder_input_ids=[0, 2]).encoder.blocks[1].switch
+
+    assert a.p_te.shape == (5, E)
+    assert a.expert_t.shape == a.gate_t.shape == a.slot_t.shape == (5,)
+    assert a.x_ecd.shape == a.y_ecd.shape == (E, 3, D)
+    for t in range(5):
+        np.testing.assert_array_equal(a.x_ecd[a.expert_t[t], a.slot_t[t]], a.n_td[t])
+
+
+def test_one_row_is_a_batch_of_one():
+    model = small_model()
+
+    alone, batch = model([5, 6, 1], decoder_input_ids=[0, 3]), model([[5, 6, 1]], decoder_input_ids=[[0, 3]])
+
+    assert alone.logits.shape == (1, 2, 40)
+    np.testing.assert_array_equal(alone.logits, batch.logits)
+
+
+@pytest.mark.parametrize("routing", PRESETS, ids=lambda routing: routing.name)
+def test_unequal_lists_are_padded_and_masked(routing):
+    model = small_model(routing)
+
+    ragged = model([[5, 6, 7, 1], [8, 1]], decoder_input_ids=[[0, 3], [0, 4]])
+    by_hand = model([[5, 6, 7, 1], [8, 1, 0, 0]], [[1, 1, 1, 1], [1, 1, 0, 0]], [[0, 3], [0, 4]])
+
+    np.testing.assert_array_equal(ragged.logits, by_hand.logits)
+
+
+@given(seed=seeds, width=st.integers(1, 7))
+def test_a_sentence_does_not_depend_on_its_batch_mates(seed, width):
+    rng = np.random.default_rng(seed)
+    ids, said = rng.integers(2, 40, (3, width)), rng.integers(2, 40, (3, 3))
+    for routing in PRESETS:
+        model = small_model(routing, expert_capacity=2)
+
+        together = model(ids, decoder_input_ids=said).logits
+        alone = np.concatenate([model(ids[b], decoder_input_ids=said[b]).logits for b in range(3)])
+
+        np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+@given(seed=seeds, left=st.integers(0, 3), right=st.integers(0, 3))
+def test_under_the_paper_padding_changes_nothing(seed, left, right):
+    rng = np.random.default_rng(seed)
+    ids, said = rng.integers(2, 40, 5), rng.integers(2, 40, 3)
+    model = small_model(Routing.paper())
+    padded = np.concatenate([np.zeros(left, int), ids, np.zeros(right, int)])
+    mask = np.concatenate([np.zeros(left, int), np.ones(5, int), np.zeros(right, int)])
+
+    bare = model(ids, decoder_input_ids=said, labels=said)
+    out = model(padded, mask, said, labels=said)
+
+    np.testing.assert_allclose(out.logits, bare.logits, atol=1e-5)
+    assert out.loss == pytest.approx(bare.loss, abs=1e-5)
+    assert (out.encoder_last_hidden_state[0, mask == 0] == 0).all()
+
+
+def test_a_hole_in_the_mask_keeps_the_distances_around_it():
+    model = small_model(Routing.paper())
+
+    with_hole = model.encode([5, 9, 7], [1, 0, 1])
+    another = model.encode([5, 33, 7], [1, 0, 1])
+    without = model.encode([5, 7])
+
+    np.testing.assert_array_equal(with_hole, another)
+    assert np.abs(with_hole[0, [0, 2]] - without[0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("engine", ["kernels", "equations"])
+@pytest.mark.parametrize("routing", PRESETS, ids=lambda routing: routing.name)
+def test_a_sentence_that_is_all_padding_gives_numbers(routing, engine):
+    model = small_model(routing, engine)
+
+    out = model([[5, 6], [0, 0]], [[1, 1], [0, 0]], [[0, 3], [0, 4]], [[1, 1], [0, 0]], labels=[[3, 1], [4, 1]])
+    ids = model.generate([[5, 6], [0, 0]], [[1, 1], [0, 0]], max_new_tokens=3)
+    nothing = model([[0, 0]], [[0, 0]], [[0, 3]])
+
+    for array in (out.logits, out.encoder_last_hidden_state, out.decoder_last_hidden_state, nothing.logits):
+        assert np.isfinite(array).all()
+    assert np.isfinite(out.loss)
+    assert len(ids) == 2
+
+
+def test_labels_are_shifted_right_behind_the_start_id():
+    model = small_model()
+    labels = [[7, 8, 1], [9, 1, -100]]
+
+    by_labels = model(IDS, labels=labels)
+    by_hand = model(IDS, decoder_input_ids=[[0, 7, 8], [0, 9, 1]], labels=labels)
+
+    np.testing.assert_array_equal(by_labels.logits, by_hand.logits)
+    assert by_labels.loss == by_hand.loss
+
+
+def test_ignored_labels_become_padding_in_what_the_decoder_reads():
+    model = small_model()
+
+    out = model(IDS, labels=[[7, -100, 1], [9, 1, -100]])
+    by_hand = model(IDS, decoder_input_ids=[[0, 7, 0], [0, 9, 1]])
+
+    np.testing.assert_array_equal(out.logits, by_hand.logits)
+
+
+@pytest.mark.parametrize("routing", PRESETS, ids=lambda routing: routing.name)
+def test_the_loss_is_the_cross_entropy_plus_the_weighed_router_losses(routing):
+    out = small_model(routing, router_z_loss_coef=0.25, router_aux_loss_coef=0.5)(IDS, labels=SAID)
+
+    balance, z = (0.01, 0.0) if routing.name == "paper" else (0.5, 0.25)
+    routers = balance * (out.encoder_balance_loss + out.decoder_balance_loss) + z * (out.encoder_z_loss + out.decoder_z_loss)
+    assert out.loss == pytest.approx(out.cross_entropy + routers)
+    assert out.encoder_balance_loss > 0
+
+
+def test_under_the_paper_a_stack_of_sparse_layers_sums_their_losses():
+    model = small_model(Routing.paper(), sparse_encoder_layers=(0, 1))
+    trace = model.trace(IDS, decoder_input_ids=SAID)
+    switches = [block.switch for block in trace.encoder.blocks]
+
+    out = model(IDS, decoder_input_ids=SAID)
+
+    expected = sum(switchnp.equations.load_balance(a.p_te, a.expert_t) for a in switches)
+    assert out.encoder_balance_loss == pytest.approx(expected, rel=1e-6)
+    assert small_model(Routing.huggingface(), sparse_encoder_layers=(0, 1))(IDS, decoder_input_ids=SAID).encoder_balance_loss == 0
+
+
+def test_without_labels_there_is_no_loss():
+    out = small_model()(IDS, decoder_input_ids=SAID)
+
+    assert out.loss is None
+    assert out.cross_entropy is None
+
+
+def test_encode_is_the_encoder_of_the_forward_pass():
+    model = small_model()
+
+    np.testing.assert_array_equal(model.encode(IDS), model(IDS, decoder_input_ids=SAID).encoder_last_hidden_state)
+
+
+def test_text_in_text_out(numbers):
+    assert numbers.generate("say in German: 84") == "vierundachtzig"
+    assert numbers.generate(["say in German: 84", "say in French: 1984"]) == [
+        "vierundachtzig",
+        "mille neuf cent quatre-vingt-quatre",
+    ]
+
+
+def test_the_trace_of_a_text_holds_its_greedy_answer(numbers):
+    trace = numbers.trace("say in German: 84")
+
+    said = trace.decoder.logits_tv.argmax(axis=-1)
+    assert numbers.tokenizer.answer(said) == "vierundachtzig"
+    assert trace.decoder.ids_t[0] == 0
+    assert trace.encoder.ids_t.tolist() == numbers.tokenizer.encode("say in German: 84")
+
+
+def test_the_trace_of_two_texts_masks_what_comes_after_an_answer(numbers):
+    trace = numbers.trace(["say in German: 84", "say in French: 1984"])
+
+    first = numbers.trace("say in German: 84").decoder
+    np.testing.assert_allclose(trace.decoder.logits_tv[: len(first.ids_t)], first.logits_tv, atol=1e-4)
+
+
+def test_a_saved_model_loads_as_the_same_model(numbers, tmp_path):
+    numbers.save(tmp_path / "copy.h5")
+
+    copy = switchnp.load(tmp_path / "copy.h5")
+
+    assert copy.config == numbers.config
+    assert copy.routing == numbers.routing
+    assert copy.tokenizer.model_bytes == numbers.tokenizer.model_bytes
+    for (path, one), (_, other) in zip(copy.params.leaves(), numbers.params.leaves(), strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=path)
+    with pytest.raises(SwitchError, match="exists"):
+        numbers.save(tmp_path / "copy.h5")
+
+
+def test_the_readme_equation_by_hand_is_the_trace(numbers):
+    switch = numbers.trace("say in French: 84").encoder.blocks[1].switch
+
+    p_te = switchnp.equations.router_probs(switch.n_td, numbers.params.encoder.blocks[1].switch.wr_de)
+
+    np.testing.assert_allclose(p_te, switch.p_te, atol=1e-6)
+
+
+def test_routing_of_the_caller_overrides_the_file(tmp_path):
+    model = switchnp.load(ROOT / "weights/switch-numbers.h5", routing=Routing.paper())
+
+    assert model.routing == Routing.paper()
+    assert model.generate("say in German: 84") == "vierundachtzig"
+
+
+REFUSED = {
+    "input_ids has the id 40, expected ids from 0 to 39": {"input_ids": [[5, 40]], "decoder_input_ids": [[0]]},
+    "input_ids has the id -1, expected ids from 0 to 39": {"input_ids": [[5, -1]], "decoder_input_ids": [[0]]},
+    "decoder_input_ids has the id 99": {"input_ids": [[5]], "decoder_input_ids": [[99]]},
+    "labels has the id -7": {"input_ids": [[5]], "labels": [[-7]]},
+    "input_ids has dtype float64, expected whole numbers": {"input_ids": [[5.0, 6.0]], "decoder_input_ids": [[0]]},
+    "input_ids has dtype bool": {"input_ids": [[True]], "decoder_input_ids": [[0]]},
+    "input_ids has sentences of 2 axes": {"input_ids": [[[5]]], "decoder_input_ids": [[0]]},
+    "input_ids has sentences of 3 axes": {"input_ids": np.zeros((1, 1, 1), int), "decoder_input_ids": [[0]]},
+    "input_ids has sentences of 0 axes": {"input_ids": 5, "decoder_input_ids": [[0]]},
+    "input_ids has a sentence without tokens": {"input_ids": [], "decoder_input_ids": [[0]]},
+    "input_ids has a sentence without tokens, expected at least one": {"input_ids": [[5], []], "decoder_input_ids": [[0], [0]]},
+    "input_ids has no sentences": {"input_ids": np.zeros((0, 3), int), "decoder_input_ids": [[0]]},
+    "input_ids has dtype <U1": {"input_ids": ["a", "b"], "decoder_input_ids": [[0]]},
+    "input_ids has dtype object": {"input_ids": [[None]], "decoder_input_ids": [[0]]},
+    "input_ids is no array": {"input_ids": [[1, [2]]], "decoder_input_ids": [[0]]},
+    "the mask of input_ids is (1, 3), expected (1, 2)": {
+        "input_ids": [[5, 6]],
+        "attention_mask": [[1, 1, 1]],
+        "decoder_input_ids": [[0]],
+    },
+    "the mask of input_ids has other values than 0 and 1": {
+        "input_ids": [[5, 6]],
+        "attention_mask": [[1, 2]],
+        "decoder_input_ids": [[0]],
+    },
+    "the mask of input_ids has dtype float64": {
+        "input_ids": [[5, 6]],
+        "attention_mask": [[1.0, 0.0]],
+        "decoder_input_ids": [[0]],
+    },
+    "decoder_input_ids has 2 sentences, expected 1": {"input_ids": [[5]], "decoder_input_ids": [[0], [0]]},
+    "labels are (1, 2), expected (1, 1)": {"input_ids": [[5]], "decoder_input_ids": [[0]], "labels": [[3, 1]]},
+    "labels have no word to predict": {"input_ids": [[5]], "labels": [[-100, -100]]},
+    "decoder_input_ids and labels are both missing": {"input_ids": [[5]]},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_bad_input_is_refused_in_one_sentence(message):
+    with pytest.raises(InputError) as refusal:
+        small_model()(**REFUSED[message])
+
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2.5, True, "3"])
+def test_max_new_tokens_is_a_whole_number_of_one_or_more(number):
+    with pytest.raises(InputError, match="max_new_tokens is"):
+        small_model().generate([[5]], max_new_tokens=number)
+
+
+def test_a_model_without_a_tokenizer_says_so():
+    with pytest.raises(TokenizerError, match="no tokenizer"):
+        small_model().generate("text")
+    with pytest.raises(TokenizerError, match="no tokenizer"):
+        small_model().trace("text")
+
+
+def test_a_mask_beside_text_is_refused(numbers):
+    with pytest.raises(InputError, match="attention_mask"):
+        numbers.generate("say in German: 84", attention_mask=[[1]])
+
+
+def test_params_that_do_not_fit_the_config_are_refused_by_name():
+    config = small_config()
+    params = small_params(config)
+    params.encoder.blocks[1].switch.wi_edf = params.encoder.blocks[1].switch.wi_edf.transpose(0, 2, 1)
+
+    with pytest.raises(
+        ShapeError, match=r"encoder/blocks/1/switch/wi_edf is \(4, 16, 12\), but this Config makes it \(4, 12, 16\)"
+    ):
+        switchnp.SwitchTransformer(config, params)
+
+
+@pytest.mark.parametrize("choice", [{"engine": "torch"}, {"dtype": "float16"}])
+def test_load_refuses_unknown_engines_and_dtypes(choice):
+    with pytest.raises(InputError, match="expected"):
+        switchnp.load(ROOT / "weights/switch-numbers.h5", **choice)
+
+
+def test_float64_checks_float32(numbers):
+    exact = switchnp.load(ROOT / "weights/switch-numbers.h5", dtype="float64")
+    given = [[3, 7, 4, 1]], None, [[0, 5]]
+
+    assert exact(*given).logits.dtype == np.float64
+    np.testing.assert_allclose(numbers(*given).logits, exact(*given).logits, atol=1e-4)
+
+
+def test_config_and_routing_survive_json():
+    config, routing = small_config(sparse_encoder_layers=()), Routing.huggingface("4.25")
+
+    assert switchnp.Config.from_json(config.to_json()) == config
+    assert Routing.from_json(routing.to_json()) == routing
+    assert json.loads(config.to_json())["sparse_encoder_layers"] == []
