@@ -56,7 +56,19 @@ def array(name, lengths, rng, dtype=np.float64, drawn=None):
     return values.astype(dtype)
 
 
+def slope(scalar, at, step=1e-5):
+    """Central differences of a scalar function, one entry at a time."""
+    difference = np.empty_like(at)
+    for entry in np.ndindex(at.shape):
+        nudge = np.zeros_like(at)
+        nudge[entry] = step
+        difference[entry] = (scalar(at + nudge) - scalar(at - nudge)) / (2 * step)
+    return difference
+
+
 def _slots(rng, shape, lengths, drawn):
+    if "expert_t" not in drawn:
+        return rng.integers(-1, lengths["c"], size=shape)
     return eq.slots(drawn["expert_t"], lengths["e"], lengths["c"])
 
 
