@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .errors import ConfigError
+from .strictjson import json_object
 
-__all__ = ["ACTIVATIONS", "PRESETS", "Config", "Routing"]
+__all__ = ["ACTIVATIONS", "PRESETS", "ROUNDINGS", "Config", "Routing"]
+
+ROUNDINGS = {"ceil": math.ceil, "floor": math.floor, "round": round}
+"""How eq. 3 may be made a whole number."""
 
 ACTIVATIONS = {
     "relu": "relu",
@@ -71,7 +76,7 @@ class Config:
             value = getattr(self, name)
             _require(0 <= value < self.vocab_size, f"{name} is {value}, expected an id below {self.vocab_size}")
         known = ", ".join(ACTIVATIONS)
-        _require(self.dense_act_fn in ACTIVATIONS, f"dense_act_fn is {self.dense_act_fn!r}, expected one of {known}")
+        _require(self.dense_act_fn in ACTIVATIONS, f"dense_act_fn is {_short(self.dense_act_fn)}, expected one of {known}")
         self._check_buckets()
         for stack, count in (("encoder", self.num_layers), ("decoder", self.num_decoder_layers)):
             self._check_sparse(f"sparse_{stack}_layers", count)
@@ -126,31 +131,28 @@ class Config:
     @classmethod
     def preset(cls, name: str) -> Config:
         """A published model by name, e.g. `Config.preset("switch-base-8")`; `PRESETS` lists them."""
-        if name not in PRESETS:
-            raise ConfigError(f"{name!r} is no published model, expected one of {', '.join(PRESETS)}")
+        if not isinstance(name, str) or name not in PRESETS:
+            raise ConfigError(f"{_short(name)} is no published model, expected one of {', '.join(PRESETS)}")
         return PRESETS[name]
 
     @classmethod
     def from_huggingface(cls, settings: Mapping[str, Any]) -> Config:
         """What Hugging Face reads from a config.json: its aliases, its defaults, its sparse-step arithmetic.
 
-        Keys that Hugging Face stores and never uses are passed over. Source: transformers' SwitchTransformersConfig
-        as of 4.25 to 5.23; an encoder_sparse_step in the file replaces the derived one.
+        Keys that it stores and never uses are passed over, feed_forward_proj and is_gated_act among them: it builds no
+        gated layer, so only tensors can tell. An encoder_sparse_step in the file replaces the derived one.
+
+        Source: SwitchTransformersConfig of transformers 4.32 to 5.23.
         """
+        _require(isinstance(settings, Mapping), f"a config.json is a {type(settings).__name__}, expected names and values")
         given = {_ALIASES.get(key, key): value for key, value in settings.items()}
         model_type = given.get("model_type", "switch_transformers")
-        _require(model_type == "switch_transformers", f"model_type is {model_type!r}, expected 'switch_transformers'")
-        chosen = {name: default for name, default in _HUGGINGFACE_DEFAULTS.items()} | {
-            name: given[name] for name in _FIELDS if name in given
-        }
+        _require(model_type == "switch_transformers", f"model_type is {_short(model_type)}, expected 'switch_transformers'")
+        chosen = _HUGGINGFACE_DEFAULTS | {name: given[name] for name in _FIELDS if name in given}
         if chosen["num_decoder_layers"] is None:
             chosen["num_decoder_layers"] = chosen["num_layers"]
         if chosen.get("decoder_start_token_id", 0) is None:
             del chosen["decoder_start_token_id"]
-        proj = given.get("feed_forward_proj", "relu")
-        if "dense_act_fn" not in given and isinstance(proj, str):
-            chosen["dense_act_fn"] = "gelu_new" if proj == "gated-gelu" else proj.rsplit("-")[-1]
-            chosen["is_gated_act"] = proj.startswith("gated-")
         for stack, count in (("encoder", "num_layers"), ("decoder", "num_decoder_layers")):
             sparse = given.get(f"num_sparse_{stack}_layers", 3)
             chosen[f"sparse_{stack}_layers"] = _sparse_layers(chosen[count], sparse, given.get(f"{stack}_sparse_step"))
@@ -203,11 +205,13 @@ class Routing:
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             _require(value in choices, f"Routing.{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
-        capacity, roundings = self.capacity, ("ceil", "floor", "round")
+        capacity = self.capacity
         _require(
-            capacity in roundings if isinstance(capacity, str) else capacity is None or capacity >= 0,
+            capacity in ROUNDINGS if isinstance(capacity, str) else capacity is None or capacity >= 0,
             f"Routing.capacity is {capacity!r}, expected 'ceil', 'floor', 'round', a number of slots or None",
         )
+        plain = self.name.isprintable() and len(self.name) <= 80
+        _require(plain, f"Routing.name is {_short(self.name)}, expected at most 80 printable characters")
         for name in ("eval_capacity_factor", "train_capacity_factor"):
             _require(0 < getattr(self, name) < 1e9, f"Routing.{name} is {getattr(self, name)}, expected above 0")
         _require(self.min_capacity >= 0, f"Routing.min_capacity is {self.min_capacity}, expected at least 0")
@@ -224,9 +228,9 @@ class Routing:
         "5.23" drops to zero; "4.57" (4.52 to 4.57) counts dropped tokens at expert 0; "4.25" (to 4.51) also passes
         them on as gate × normed input. Source: transformers 5.23.0, 4.57.6 and 4.25.1, each by running it.
         """
-        if version not in _HUGGINGFACE_VERSIONS:
+        if not isinstance(version, str) or version not in _HUGGINGFACE_VERSIONS:
             known = ", ".join(_HUGGINGFACE_VERSIONS)
-            raise ConfigError(f"Routing.huggingface has no version {version!r}, expected one of {known}")
+            raise ConfigError(f"Routing.huggingface has no version {_short(version)}, expected one of {known}")
         common: dict[str, Any] = {"capacity": None, "pads": "routed", "loss_scope": "stack", "all_sparse_loss": False}
         return cls(name=f"huggingface {version}", **common, **_HUGGINGFACE_VERSIONS[version])
 
@@ -240,11 +244,13 @@ class Routing:
         return _from_json(cls, text)
 
 
+LARGEST = 10**15
 _COUNTS = ("d_model", "d_ff", "d_kv", "num_heads", "num_layers", "num_decoder_layers", "num_experts", "vocab_size")
 _FIELDS = {field.name for field in fields(Config)} - {
     "sparse_encoder_layers",
     "sparse_decoder_layers",
     "separate_embeddings",
+    "is_gated_act",
 }
 _ALIASES = {"hidden_size": "d_model", "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"}
 _HUGGINGFACE_DEFAULTS: dict[str, Any] = {
@@ -274,21 +280,19 @@ _HUGGINGFACE_VERSIONS: dict[str, dict[str, Any]] = {
 def _sparse_layers(layers: Any, sparse: Any, stored_step: Any) -> tuple[int, ...]:
     """The layers that Hugging Face makes sparse: i % step == 1, or all of them where the step is 1."""
     for name, value in (("a number of layers", layers), ("a number of sparse layers", sparse)):
-        _require(_is_int(value) and 0 <= value <= 100_000, f"{name} is {value!r}, expected a whole number up to 100000")
+        _require(_is_int(value) and 0 <= value <= 100_000, f"{name} is {_short(value)}, expected a whole number up to 100000")
     step = layers // sparse if sparse > 0 else layers
     if stored_step is not None:
-        _require(_is_int(stored_step), f"a stored sparse step is {stored_step!r}, expected a whole number")
+        _require(_is_int(stored_step), f"a stored sparse step is {_short(stored_step)}, expected a whole number")
         step = stored_step
     return tuple(i for i in range(layers) if step == 1 or (step > 1 and i % step == 1))
 
 
 def _from_json(cls: Any, text: str) -> Any:
     try:
-        settings = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"a {cls.__name__} is not JSON: {_short(error)}") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"a {cls.__name__} is a {type(settings).__name__}, expected a JSON object")
+        settings = json_object(text)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"a {cls.__name__} is not good JSON: {_short(error)}") from None
     unknown = sorted(set(settings) - {field.name for field in fields(cls)})
     _require(not unknown, f"a {cls.__name__} has the unknown field {_short(unknown)}")
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
@@ -307,11 +311,11 @@ def _check_types(record: Any) -> None:
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _is_float(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 _TYPE_CHECKS = {
@@ -323,8 +327,8 @@ _TYPE_CHECKS = {
     "tuple[int, ...]": lambda value: isinstance(value, tuple) and all(_is_int(item) for item in value),
 }
 _TYPE_NAMES = {
-    "int": "a whole number",
-    "float": "a finite number",
+    "int": "a whole number below 10^15",
+    "float": "a finite number below 10^15",
     "bool": "true or false",
     "str": "a text",
     "None": "nothing",

@@ -10,21 +10,22 @@ import hashlib
 import math
 import os
 import re
-import stat
 import struct
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5o, h5p, h5pl, h5s, h5t
 
-from .errors import FileError, SwitchError, WeightsError
+from .errors import SwitchError, WeightsError
+from .files import as_path, check_regular, readable, shown
 
-__all__ = ["ITEMSIZE", "MAX_ATTRIBUTE", "Opened", "Stored", "blocks", "create", "opened", "shown", "sign"]
+__all__ = ["ITEMSIZE", "MAX_ATTRIBUTE", "Opened", "Stored", "blocks", "create", "opened", "sign"]
 
 FORMAT, FORMAT_VERSION = "switchnp", "1"
 MAX_OBJECTS, MAX_DEPTH, MAX_NAME, MAX_ATTRIBUTE = 50_000, 16, 512, 60_000
@@ -76,6 +77,7 @@ def opened(path: str | os.PathLike[str], attributes: Sequence[str]) -> Iterator[
 
     Raises FileError for the path and WeightsError for the content.
     """
+    path = as_path(path)
     name = shown(path)
     _check_head(path, name)
     # Files are replaced, never changed, so a lock would only trouble folders that cannot lock.
@@ -92,7 +94,7 @@ def blocks(file: Opened, stored: Stored) -> Iterator[bytes]:
     digest = hashlib.sha256()
     for start in range(0, stored.nbytes, BLOCK):
         length = min(BLOCK, stored.nbytes - start)
-        with _readable(file.name):
+        with readable(file.name):
             block = os.pread(file.descriptor, length, stored.offset + start)
         _require(len(block) == length, f"{file.name} ends within {stored.path}")
         digest.update(block)
@@ -126,13 +128,6 @@ def sign(path: str | os.PathLike[str], digests: Mapping[str, str]) -> None:
             h5a.open(file[name].id, b"sha256").write(np.array(digest, "S64"))
 
 
-def shown(name: str | bytes | os.PathLike[Any]) -> str:
-    """A name as a message may print it: on one line, without escapes, not too long."""
-    text = os.fsdecode(name)
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= 200 else f"{text[:197]}..."
-
-
 def _room(file: Any, name: str, shape: tuple[int, ...], dtype: str) -> int:
     group, _, leaf = name.rpartition("/")
     parent = file.require_group(group) if group else file
@@ -146,14 +141,11 @@ def _room(file: Any, name: str, shape: tuple[int, ...], dtype: str) -> int:
     return int(dataset.get_offset())
 
 
-def _check_head(path: str | os.PathLike[str], name: str) -> None:
+def _check_head(path: Path, name: str) -> None:
     """See that this is a regular file, and one whole HDF5 file from its first byte to its last."""
-    with _readable(name):
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise FileError(f"{name} is not a regular file")
-        with open(path, "rb") as stream:
-            head = stream.read(48)
+    check_regular(path)
+    with readable(path), open(path, "rb") as stream:
+        head, size = stream.read(48), os.fstat(stream.fileno()).st_size
     _require(len(head) > 0, f"{name} is empty, expected an HDF5 file")
     _require(head.startswith(SIGNATURE), f"{name} is not an HDF5 file")
     _require(len(head) == 48, f"{name} ends within its first 48 bytes")
@@ -162,7 +154,7 @@ def _check_head(path: str | os.PathLike[str], name: str) -> None:
     _require(flags == 0, f"{name} was not closed by the program that wrote it")
     base, extension, end = struct.unpack_from("<QQQ", head, 12)
     _require(base == 0 and extension == NOWHERE, f"{name} has an HDF5 superblock extension, expected none")
-    _require(end == status.st_size, f"{name} has {status.st_size} bytes, but its first ones say {end}")
+    _require(end == size, f"{name} has {size} bytes, but its first ones say {end}")
 
 
 def _contents(file: Any, attributes: Sequence[str], name: str) -> Opened:
@@ -276,16 +268,6 @@ def _explained(where: str) -> Iterator[None]:
     except FOREIGN as error:
         reason = shown(str(error).strip("'") or type(error).__name__)
         raise WeightsError(f"{where} is damaged or not plain HDF5: {reason}") from None
-
-
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    try:
-        yield
-    except SwitchError:
-        raise
-    except (OSError, ValueError) as error:
-        raise FileError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 @contextmanager

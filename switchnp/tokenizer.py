@@ -9,7 +9,8 @@ import reprlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from .errors import FileError, TokenizerError
+from .errors import TokenizerError
+from .files import as_path, check_regular, readable, shown
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -20,7 +21,7 @@ SENTINELS = 100
 """How many `<extra_id_i>` T5 adds behind the pieces of a SentencePiece model."""
 
 MAX_CHARACTERS = 4_000_000
-"""The longest text that is encoded at once; the worst such text takes SentencePiece 4 GB of memory."""
+"""The longest text that is encoded at once; normalisation can make 18 characters of one."""
 
 MAX_MODEL_BYTES = 64 * 2**20
 """The largest SentencePiece model that is loaded; T5's has 0.8 MB."""
@@ -49,7 +50,7 @@ class Tokenizer:
     """
 
     def __init__(self, model: str | os.PathLike[str] | bytes, invented_prefix: bool = True) -> None:
-        name = "the tokenizer" if isinstance(model, bytes) else os.fspath(model)
+        name = "the tokenizer" if isinstance(model, bytes) else shown(as_path(model))
         self._model = model if isinstance(model, bytes) else _read(model)
         self._invented_prefix = invented_prefix
         self._new_word = _load(self._model, name)
@@ -126,12 +127,10 @@ class Tokenizer:
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(MAX_MODEL_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise FileError(f"{os.fspath(path)} cannot be read as a SentencePiece model: {reason}") from error
+    path = as_path(path)
+    check_regular(path)
+    with readable(path), open(path, "rb") as file:
+        return file.read(MAX_MODEL_BYTES + 1)
 
 
 def _load(model: bytes, name: str) -> SentencePieceProcessor:
@@ -139,7 +138,7 @@ def _load(model: bytes, name: str) -> SentencePieceProcessor:
         raise TokenizerError(f"{name} is larger than {MAX_MODEL_BYTES} bytes, expected a SentencePiece model")
     if not model:
         raise TokenizerError(f"{name} is empty, expected a SentencePiece model")
-    # Imported here because a model without texts needs no SentencePiece, and it takes 25 ms.
+    # Imported here because a model without texts needs no SentencePiece.
     from sentencepiece import SentencePieceProcessor
 
     try:

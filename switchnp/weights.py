@@ -8,22 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import shutil
-import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from . import hdf5
 from .config import Config, Routing
-from .errors import ConfigError, FileError, InputError, SwitchError, WeightsError
-from .hdf5 import Opened, Stored, shown
+from .errors import ConfigError, InputError, WeightsError
+from .files import as_path, replacing, shown, writable
+from .hdf5 import Opened, Stored
 from .params import blueprint, check_shapes
+from .strictjson import json_object
 from .tree import Tree
 
 __all__ = ["Header", "read", "read_header", "save", "write"]
@@ -33,8 +30,7 @@ NUMPY = {"float32": np.dtype("<f4"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 PIECE = 1 << 20
 MAX_TOKENIZER = 1 << 26
-_WRITER = threading.RLock()
-"""The name of a temporary file holds the process, so a process writes one file at a time."""
+MAX_TEXT = 200
 
 
 class Header(NamedTuple):
@@ -110,15 +106,16 @@ def write(
     attributes = _attributes(config, routing, dtype, tokenizer, provenance or {})
     extra = {} if tokenizer is None else {"tokenizer": ((len(tokenizer),), "uint8")}
     needed = config.num_parameters * NUMPY[dtype].itemsize + len(tokenizer or b"") + 2048 * (len(shapes) + 32)
-    with _replacing(Path(path), needed, force) as temporary:
-        with _writable(path):
+    target = as_path(path)
+    with replacing(target, needed, force) as temporary:
+        with writable(target):
             offsets = hdf5.create(temporary, attributes, shapes | extra)
         with open(temporary, "r+b", buffering=0) as stream:
-            out = _Output(path, stream.fileno(), offsets)
+            out = _Output(target, stream.fileno(), offsets)
             digests = dict(_fill(out, arrays, shapes))
             if tokenizer is not None:
                 digests["tokenizer"] = _put(out, "tokenizer", [tokenizer])
-        with _writable(path):
+        with writable(target):
             hdf5.sign(temporary, digests)
 
 
@@ -135,10 +132,7 @@ def _header(file: Opened) -> tuple[Header, tuple[Stored, ...]]:
     dtype = _dtype(file, arrays)
     _check_size(config, file, len(arrays), dtype)
     _check_arrays(config, file, arrays)
-    provenance = _json(file, "provenance")
-    if not all(isinstance(text, str) for text in provenance.values()):
-        raise WeightsError(f"the provenance of {file.name} is not a table of texts")
-    return Header(config, routing, provenance, dtype, _tokenizer(file)), arrays
+    return Header(config, routing, _provenance(file), dtype, _tokenizer(file)), arrays
 
 
 def _dtype(file: Opened, arrays: tuple[Stored, ...]) -> str:
@@ -204,38 +198,25 @@ def _widened(block: bytes, dtype: str) -> np.ndarray[Any, Any]:
 
 def _parsed(kind: Any, file: Opened) -> Any:
     name = kind.__name__.lower()
-    _json(file, name)
     try:
         return kind.from_json(file.attributes[name])
     except ConfigError as error:
         raise WeightsError(f"the {name} of {file.name} is impossible: {shown(str(error))}") from None
 
 
-def _json(file: Opened, name: str) -> dict[str, Any]:
-    """A JSON object in which no name comes twice and no number is out of reason."""
+def _provenance(file: Opened) -> dict[str, str]:
     try:
-        found = json.loads(file.attributes[name], object_pairs_hook=_unique, parse_int=_reasonable, parse_constant=_refused)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"the {name} of {file.name} is not good JSON: {shown(str(error))}") from None
-    if not isinstance(found, dict):
-        raise WeightsError(f"the {name} of {file.name} is a {type(found).__name__}, expected a JSON object")
+        found = json_object(file.attributes["provenance"])
+    except ValueError as error:
+        raise WeightsError(f"the provenance of {file.name} is not good JSON: {shown(str(error))}") from None
+    if not _is_plain(found):
+        raise WeightsError(f"the provenance of {file.name} is not a table of {MAX_TEXT} printable characters each")
     return found
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a name comes twice")
-    return dict(pairs)
-
-
-def _reasonable(digits: str) -> int:
-    if len(digits) > 18:
-        raise ValueError(f"a number has {len(digits)} digits")
-    return int(digits)
-
-
-def _refused(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a number")
+def _is_plain(provenance: Mapping[Any, Any]) -> bool:
+    texts = [text for pair in provenance.items() for text in pair]
+    return all(isinstance(text, str) and text.isprintable() and len(text) <= MAX_TEXT for text in texts)
 
 
 def _attributes(
@@ -246,8 +227,8 @@ def _attributes(
         raise InputError(f"dtype is {dtype!r}, expected float32 or bfloat16")
     if tokenizer is not None and not 0 < len(tokenizer) <= MAX_TOKENIZER:
         raise InputError(f"the tokenizer has {len(tokenizer)} bytes, expected 1 to {MAX_TOKENIZER}")
-    if not all(isinstance(text, str) for pair in provenance.items() for text in pair):
-        raise InputError("the provenance is not a table of names and texts")
+    if not _is_plain(provenance):
+        raise InputError(f"the provenance is not a table of names and texts, expected {MAX_TEXT} printable characters each")
     texts = (config.to_json(), routing.to_json(), json.dumps(dict(provenance), sort_keys=True))
     for name, text in zip(ATTRIBUTES, texts, strict=True):
         if len(text) > hdf5.MAX_ATTRIBUTE:
@@ -275,7 +256,7 @@ def _put(out: _Output, path: str, blocks: Iterable[bytes]) -> str:
         digest.update(block)
         rest = memoryview(block)
         while rest:
-            with _writable(out.path):
+            with writable(out.path):
                 written = os.pwrite(out.descriptor, rest, offset)
             rest, offset = rest[written:], offset + written
     return digest.hexdigest()
@@ -307,88 +288,6 @@ def _narrowed(path: str, pieces: Iterable[np.ndarray[Any, Any]], dtype: np.dtype
             if strange:
                 raise WeightsError(f"{path} has {strange} values that {dtype.name} cannot hold as finite numbers")
             yield values.tobytes()
-
-
-@contextmanager
-def _replacing(path: Path, needed: int, force: bool) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when all went well, and is gone when not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _WRITER:
-        with _writable(path):
-            _check_target(path, force)
-            _remove_stale(path)
-            _check_room(path, needed)
-        try:
-            with _writable(path):
-                temporary.touch()
-            yield temporary
-            with _writable(path):
-                _sync(temporary)
-                os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError, ValueError):
-                temporary.unlink()
-            raise
-    with suppress(OSError):  # the file is whole by now, and some file systems cannot sync a folder
-        _sync(path.parent)
-
-
-def _check_target(path: Path, force: bool) -> None:
-    if not path.parent.is_dir():
-        raise FileError(f"{shown(path)} cannot be written: there is no folder {shown(path.parent)}")
-    if path.is_dir() or (path.exists() and not path.is_file()):
-        raise FileError(f"{shown(path)} cannot be written: it is not a regular file")
-    if os.path.lexists(path) and not force:
-        raise FileError(f"{shown(path)} exists already; --force (force=True) overwrites it")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise FileError(f"{shown(path)} cannot be written: the folder {shown(path.parent)} is not writable")
-
-
-def _check_room(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise FileError(f"{shown(path)} needs {needed} bytes, but {free} are free in its folder")
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove what earlier writers of this very file left behind when they were killed."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.(\d{{1,9}})\.tmp")
-    for name in os.listdir(path.parent):
-        match = pattern.fullmatch(name)
-        if match and not _is_another_alive(int(match[1])):
-            with suppress(OSError):
-                path.with_name(name).unlink()
-
-
-def _is_another_alive(process: int) -> bool:
-    if process in (0, os.getpid()):
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _writable(path: str | os.PathLike[str]) -> Iterator[None]:
-    try:
-        yield
-    except SwitchError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        raise FileError(f"{shown(path)} cannot be written: {shown(reason)}") from None
 
 
 def _some(names: list[str]) -> str:

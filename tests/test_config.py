@@ -93,17 +93,16 @@ def test_aliases_and_null_are_read_as_hugging_face_reads_them():
 
 
 def test_inert_keys_change_nothing():
-    inert = {"router_ignore_padding_tokens": True, "num_selected_experts": 2, "router_type": "x", "add_router_probs": True}
+    inert = {
+        "feed_forward_proj": "gated-gelu",
+        "is_gated_act": True,
+        "router_ignore_padding_tokens": True,
+        "num_selected_experts": 2,
+        "router_type": "x",
+        "add_router_probs": True,
+    }
 
     assert Config.from_huggingface(inert) == Config.from_huggingface({})
-
-
-def test_an_old_feed_forward_proj_names_the_activation():
-    gated = Config.from_huggingface({"feed_forward_proj": "gated-gelu"})
-    named = Config.from_huggingface({"feed_forward_proj": "gated-gelu", "dense_act_fn": "relu"})
-
-    assert (gated.dense_act_fn, gated.is_gated_act) == ("gelu_new", True)
-    assert (named.dense_act_fn, named.is_gated_act) == ("relu", False)
 
 
 @pytest.mark.parametrize("name", HUGGINGFACE)
@@ -121,7 +120,7 @@ def test_a_real_config_has_the_sparse_layers_that_transformers_built(name):
     ("changes", "message"),
     [
         ({"d_model": 0}, "d_model is 0, expected at least 1"),
-        ({"d_model": "12"}, "d_model is '12', expected a whole number"),
+        ({"d_model": "12"}, "d_model is '12', expected a whole number below 10^15"),
         ({"d_model": True}, "d_model is True, expected a whole number"),
         ({"num_experts": -3}, "num_experts is -3"),
         ({"expert_capacity": -1}, "expert_capacity is -1, expected at least 0"),
@@ -133,6 +132,8 @@ def test_a_real_config_has_the_sparse_layers_that_transformers_built(name):
         ({"relative_attention_max_distance": 16}, "expected more than half of the 32 buckets"),
         ({"layer_norm_epsilon": 0.0}, "layer_norm_epsilon is 0.0, expected above 0"),
         ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is nan, expected a finite number"),
+        ({"layer_norm_epsilon": 10**400}, "expected a finite number below 10^15"),
+        ({"expert_capacity": 2**63}, "expected a whole number below 10^15"),
         ({"dropout_rate": 1.0}, "dropout_rate is 1.0"),
         ({"eos_token_id": 40}, "eos_token_id is 40, expected an id below 40"),
         ({"separate_embeddings": True}, "separate_embeddings is true"),
@@ -179,6 +180,8 @@ def test_a_config_that_is_not_one_is_refused(text):
         ({"dropped": None}, "dropped is None, expected a text"),
         ({"eval_capacity_factor": 0.0}, "Routing.eval_capacity_factor is 0.0"),
         ({"min_capacity": -1}, "Routing.min_capacity is -1"),
+        ({"capacity": 2**63 - 1}, "expected a text or a whole number below 10^15"),
+        ({"name": "x\x1b[31m"}, "expected at most 80 printable characters"),
     ],
 )
 def test_an_impossible_routing_is_refused_in_one_sentence(choice, message):
@@ -186,6 +189,14 @@ def test_an_impossible_routing_is_refused_in_one_sentence(choice, message):
         Routing(**choice)
 
     assert message in str(refusal.value)
+
+
+def test_the_papers_numbers_are_the_papers():
+    paper = Routing.paper()
+
+    assert (paper.capacity, paper.min_capacity) == ("ceil", 1)
+    assert (paper.train_capacity_factor, paper.eval_capacity_factor, paper.balance_coef) == (1.25, 2.0, 0.01)
+    assert (paper.pads, paper.dropped, paper.loss_scope) == ("removed", "zero", "layer")
 
 
 def test_an_unknown_version_or_preset_names_the_known_ones():

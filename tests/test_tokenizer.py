@@ -379,13 +379,13 @@ def test_a_tokenizer_from_bytes_is_the_tokenizer_from_their_path(tiny_path, tiny
 
 
 def test_a_missing_file_is_a_file_error_that_names_it(tmp_path):
-    with pytest.raises(FileError, match=r"spiece\.model cannot be read as a SentencePiece model: No such file"):
+    with pytest.raises(FileError, match=r"spiece\.model cannot be read: No such file"):
         Tokenizer(tmp_path / "spiece.model")
 
 
-@pytest.mark.parametrize("path", ["", ".", "a\0b"], ids=["empty", "folder", "nul"])
+@pytest.mark.parametrize("path", ["", ".", "a\0b", None], ids=["empty", "folder", "nul", "none"])
 def test_a_path_that_is_no_file_is_a_file_error(path):
-    with pytest.raises(FileError, match="cannot be read as a SentencePiece model"):
+    with pytest.raises(FileError, match=r"cannot be read|is not a regular file|expected a text"):
         Tokenizer(path)
 
 

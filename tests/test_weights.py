@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
 import re
@@ -22,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from switchnp import hdf5, weights
+from switchnp import files, hdf5, weights
 from switchnp.config import Config, Routing
 from switchnp.errors import FileError, InputError, ShapeError, SwitchError, WeightsError
 from switchnp.params import blueprint
@@ -88,10 +90,10 @@ def test_what_was_saved_is_read(tmp_path, more):
     config = Config(**TINY | more)
     params = params_of(config)
 
-    weights.save(tmp_path / "m.h5", params, config, ROUTING, tokenizer=b"\0\1\2", provenance={"größe": "\x1b\n"})
+    weights.save(tmp_path / "m.h5", params, config, ROUTING, tokenizer=b"\0\1\2", provenance={"größe": "groß"})
     found, header = weights.read(tmp_path / "m.h5")
 
-    assert header == weights.Header(config, ROUTING, {"größe": "\x1b\n"}, "float32", b"\0\1\2")
+    assert header == weights.Header(config, ROUTING, {"größe": "groß"}, "float32", b"\0\1\2")
     assert [path for path, _ in found.leaves()] == [path for path, _ in params.leaves()]
     assert same(found, params)
 
@@ -300,7 +302,8 @@ def test_a_missing_array_and_one_that_comes_twice_are_named(tmp_path):
         ({"dtype": "float16"}, "dtype is 'float16', expected float32 or bfloat16"),
         ({"tokenizer": b""}, "the tokenizer has 0 bytes"),
         ({"provenance": {"a": 1}}, "provenance is not a table"),
-        ({"provenance": {"a": "b" * 70_000}}, "the provenance is 70009 bytes"),
+        ({"provenance": {"a": "\x1b[31m"}}, "provenance is not a table"),
+        ({"provenance": {f"{i:04}": "b" * 100 for i in range(700)}}, r"the provenance is 7\d+ bytes"),
     ],
 )
 def test_a_wrong_option_is_refused_before_any_work(tmp_path, options, says):
@@ -360,7 +363,7 @@ def test_a_path_that_cannot_be_written_is_refused_before_any_work(file, target, 
 
 
 def test_a_full_disk_is_noticed_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights.shutil, "disk_usage", lambda _: Room)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: Room)
 
     with pytest.raises(FileError, match=r"m.h5 needs \d+ bytes, but 1000 are free"):
         weights.write(tmp_path / "m.h5", CONFIG, ROUTING, unreachable())
@@ -371,7 +374,7 @@ class Room:
 
 
 def test_an_unwritable_folder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights.os, "access", lambda *_: False)
+    monkeypatch.setattr(files.os, "access", lambda *_: False)
 
     with pytest.raises(FileError, match="is not writable"):
         weights.write(tmp_path / "m.h5", CONFIG, ROUTING, unreachable())
@@ -548,6 +551,7 @@ def run(script, *args, **options):
         """
         import os, resource, signal, sys
         sys.path[:0] = [{root!r}, {tests!r}]
+        import switchnp
         from switchnp import weights
         from test_weights import CONFIG, OTHERS, PARAMS, ROUTING
         path = sys.argv[1]
@@ -572,7 +576,9 @@ def test_a_killed_writer_leaves_the_old_file_and_the_next_one_cleans_up(file, wh
 
     assert killed.returncode == -9
     assert file.read_bytes() == before
-    assert names(file.parent) == [f".mine.h5.{killed.pid}.tmp", "mine.h5"]
+    temporary, target = names(file.parent)
+    assert re.fullmatch(r"\.mine\.h5\.[0-9a-f]{16}\.tmp", temporary)
+    assert target == "mine.h5"
 
     weights.save(file, OTHERS, CONFIG, ROUTING, force=True)
 
@@ -581,16 +587,73 @@ def test_a_killed_writer_leaves_the_old_file_and_the_next_one_cleans_up(file, wh
 
 
 def test_only_what_dead_writers_of_this_very_file_left_is_removed(file):
-    dead = run("")
-    dead.communicate()
-    left = [f".mine.h5.{dead.pid}.tmp", f".mine.h5.{os.getpid()}.tmp"]
-    kept = [".mine.h5.1.tmp", ".mine.h5.x.tmp", f".yours.h5.{dead.pid}.tmp", f".mineXh5.{dead.pid}.tmp", "mine.h5.tmp"]
+    left, token = [f".mine.h5.{'0a' * 8}.tmp", f".mine.h5.{'1b' * 8}.tmp"], "2c" * 8
+    kept = [".mine.h5.1.tmp", ".mine.h5.x.tmp", f".yours.h5.{token}.tmp", f".mineXh5.{token}.tmp", "mine.h5.tmp"]
     for name in left + kept:
         file.with_name(name).touch()
+    file.with_name(alive := f".mine.h5.{token}.tmp").touch()
 
-    weights.save(file, OTHERS, CONFIG, ROUTING, force=True)
+    with open(file.with_name(alive)) as another:
+        fcntl.flock(another, fcntl.LOCK_EX)
+        weights.save(file, OTHERS, CONFIG, ROUTING, force=True)
 
-    assert names(file.parent) == sorted([*kept, "mine.h5"])
+    assert names(file.parent) == sorted([*kept, alive, "mine.h5"])
+
+
+def test_a_file_that_appears_while_writing_is_not_overwritten_without_force(tmp_path):
+    def slowly():
+        (tmp_path / "m.h5").write_text("precious")
+        yield from OTHERS.leaves()
+
+    with pytest.raises(FileError, match="exists already"):
+        weights.write(tmp_path / "m.h5", CONFIG, ROUTING, slowly())
+
+    assert (tmp_path / "m.h5").read_text() == "precious"
+    assert names(tmp_path) == ["m.h5"]
+
+
+def test_a_temporary_file_that_another_took_is_not_published(tmp_path):
+    def slowly():
+        (temporary,) = tmp_path.iterdir()
+        temporary.rename(tmp_path / "taken")
+        temporary.write_text("another's")
+        yield from OTHERS.leaves()
+
+    with pytest.raises(FileError):
+        weights.write(tmp_path / "m.h5", CONFIG, ROUTING, slowly())
+
+    assert not (tmp_path / "m.h5").exists()
+
+
+def test_a_file_system_without_hard_links_gets_its_file_too(tmp_path, monkeypatch):
+    def unlinkable(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(files.os, "link", unlinkable)
+
+    weights.save(tmp_path / "m.h5", OTHERS, CONFIG, ROUTING)
+
+    assert same(weights.read(tmp_path / "m.h5")[0], OTHERS)
+    assert names(tmp_path) == ["m.h5"]
+
+
+def test_reading_leaves_no_descriptor_open(file):
+    weights.read(file)
+    before = len(os.listdir("/proc/self/fd"))
+
+    for _ in range(5):
+        weights.read(file)
+        with pytest.raises(WeightsError):
+            weights.read(__file__)
+
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("path", [None, 5, []])
+def test_what_is_no_path_is_refused(path):
+    for use in (weights.read, weights.read_header, lambda path: weights.save(path, PARAMS, CONFIG, ROUTING)):
+        with pytest.raises(FileError, match="expected a text"):
+            use(path)
 
 
 @pytest.mark.parametrize("limit", [100, 4_000, 20_000, 34_000])
@@ -601,7 +664,7 @@ def test_a_disk_that_fills_while_writing_is_one_sentence(file, limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
         try:
             weights.save(path, OTHERS, CONFIG, ROUTING, force=True)
-        except weights.FileError as error:
+        except switchnp.errors.FileError as error:
             print(error)
         """,
         file,
