@@ -6,10 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from switchnp import SwitchTransformer, Tree
+from switchnp import Routing, SwitchTransformer, Tree
 from switchnp.conversion import huggingface
-from switchnp.conversion.folder import open_tensors, read_json
-from switchnp.params import blueprint
 
 TESTS = pathlib.Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -48,12 +46,10 @@ def reference(name, file="reference.npz"):
 
 def converted(folder, routing=None, engine="kernels", dtype="float32"):
     """The model in a Hugging Face folder, without the way over a file."""
-    tensors = open_tensors(folder)
-    config = huggingface.architecture(tensors, huggingface._config(read_json(folder / "config.json"), folder))
-    plan = {path: huggingface.sources(path, config, tensors.shapes) for path in blueprint(config)}
-    pieces = {path: list(parts) for path, parts in huggingface._stream(plan, tensors, config)}
+    plan = huggingface.plan(folder)
+    pieces = {path: list(parts) for path, parts in huggingface.arrays(plan)}
     params = Tree.of({path: np.ascontiguousarray(np.concatenate(parts).astype(dtype)) for path, parts in pieces.items()})
-    return SwitchTransformer(config, params, routing or huggingface.Routing.huggingface(), engine=engine)
+    return SwitchTransformer(plan.config, params, routing or Routing.huggingface(), engine=engine)
 
 
 def inputs(arrays):

@@ -3,40 +3,39 @@
 import json
 import re
 import struct
+import sys
+import types
+import warnings
+import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from references import huggingface_case, shared
+from references import huggingface_case
 from safetensors.numpy import load_file, save_file
 from small import small_config, small_params
 
 import switchnp
-from switchnp.conversion.huggingface import RENAMES, _template, sources
+from switchnp.conversion import folder as folders
+from switchnp.conversion.renames import RENAMES, is_stacked, tensor_names, tensor_shapes
 from switchnp.errors import ConfigError, FileError, InputError, SwitchWarning, WeightsError
-from switchnp.params import blueprint
 
 CASE = "p02_overflow"
 
 
-class Everything:
-    """A checkpoint in which no tensor is missing."""
-
-    def __contains__(self, name):
-        return True
-
-
 def as_huggingface(params, config):
-    """Our weights under Hugging Face's names and in its layout."""
-    theirs = {}
+    """Our weights under Hugging Face's names and in its layout, turned by hand."""
+    theirs, shapes = {}, tensor_shapes(config)
     for path, array in params.leaves():
-        letters, ours = RENAMES[_template(path)][1], path.rsplit("_", 1)[1]
-        names = sources(path, config, Everything())
-        parts = list(array) if len(names) > 1 or "expert_" in names[0] else [array]
-        axes = ours[1:] if "expert_" in names[0] else ours
+        names, axes = tensor_names(path, config), path.rsplit("_", 1)[1]
+        parts = list(array) if is_stacked(path) else [array]
+        axes = axes[1:] if is_stacked(path) else axes
         for name, part in zip(names, parts, strict=True):
-            turned = part.transpose([axes.index(axis) for axis in letters.replace(" ", "")])
-            shape = [int(np.prod([config.axes[axis] for axis in group])) for group in letters.split()]
-            theirs[name] = np.ascontiguousarray(turned.reshape(shape))
+            if axes in ("dhk", "df", "de", "fd"):
+                part = np.moveaxis(part, 0, -1)
+            elif axes == "hkd":
+                part = np.moveaxis(part, -1, 0)
+            theirs[name] = np.ascontiguousarray(part.reshape(shapes[name]))
     return theirs
 
 
@@ -91,9 +90,12 @@ def test_switch_xxl_as_published_is_read_by_its_tensors(tmp_path):
     tensors["decoder.lm_head.weight"] = tensors.pop("lm_head.weight")
     settings = {"num_layers": 48, "num_decoder_layers": 12, "dense_act_fn": "gelu", "is_gated_act": False, "d_model": 12}
 
-    with pytest.warns(SwitchWarning, match=r"num_layers 48 \(the tensors: 4\)"):
+    with pytest.warns(SwitchWarning) as caught:
         switchnp.convert(written(tmp_path / "xxl", tensors, settings), tmp_path / "xxl.h5")
 
+    said = " ".join(str(warning.message) for warning in caught)
+    for part in ("num_layers 48 (the tensors: 4)", "is_gated_act False (the tensors: True)", "gelu in a gated model"):
+        assert part in said
     model = switchnp.load(tmp_path / "xxl.h5")
     assert (model.config.dense_act_fn, model.config.is_gated_act) == ("gelu_new", True)
     assert not model.config.tie_word_embeddings
@@ -240,14 +242,16 @@ def test_a_broken_folder_is_one_sentence(case, tmp_path, name, content, error):
     assert not (tmp_path / "out.h5").exists()
 
 
-def test_a_header_that_names_a_tensor_twice_is_refused(tmp_path):
-    tensor = b'"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
-    header = b"{" + tensor + b", " + tensor + b"}"
-    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
-    (tmp_path / "config.json").write_text("{}")
+def test_a_header_that_names_a_tensor_twice_is_refused(case, tmp_path):
+    folder, _, _ = case
+    raw = (folder / "model.safetensors").read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    twice = json.dumps(header)[:-1] + ', "shared.weight": ' + json.dumps(header["shared.weight"]) + "}"
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(twice)) + twice.encode() + raw[8 + length :])
 
-    with pytest.raises(WeightsError):
-        switchnp.convert(tmp_path, tmp_path / "out.h5")
+    with pytest.raises(WeightsError, match="a name comes twice"):
+        switchnp.convert(folder, tmp_path / "out.h5")
 
 
 @pytest.mark.parametrize("file", ["../outside.safetensors", "/etc/passwd", "missing.safetensors", ""])
@@ -263,7 +267,7 @@ def test_an_index_that_leaves_the_folder_is_refused(case, tmp_path, file):
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):
-    with pytest.raises(FileError, match="missing"):
+    with pytest.raises(FileError, match="nowhere is no folder"):
         switchnp.convert(tmp_path / "nowhere", tmp_path / "out.h5")
     with pytest.raises(FileError, match=r"expected one of model.safetensors"):
         switchnp.convert(tmp_path, tmp_path / "out.h5")
@@ -309,26 +313,216 @@ def test_a_vocabulary_that_is_far_too_short_is_a_warning(tmp_path):
     assert switchnp.load(tmp_path / "out.h5").tokenizer.vocab_size == 512
 
 
-def test_the_table_of_renames_covers_every_array_of_every_kind():
-    for changes in ({"is_gated_act": True, "router_bias": True}, {"tie_word_embeddings": False, "separate_embeddings": True}):
-        for path in blueprint(small_config(**changes)):
-            assert _template(path) in RENAMES
+def test_every_published_name_and_shape_is_one_of_ours():
+    for name in ("p02_overflow", "p05_bias_masks"):
+        folder = huggingface_case(name)
+        config = switchnp.Config.from_huggingface(json.loads((folder / "config.json").read_text()))
+        theirs = {key: tensor.shape for key, tensor in load_file(folder / "model.safetensors").items()}
+
+        ours = tensor_shapes(config if name == "p02_overflow" else replace(config, router_bias=True))
+
+        assert ours == theirs
 
 
-def test_every_published_name_is_one_of_ours():
-    folder = shared("fixtures/huggingface/p05_bias_masks")
-    config = switchnp.Config.from_huggingface(json.loads((folder / "config.json").read_text()))
-    theirs = load_file(folder / "model.safetensors")
+def test_every_row_of_the_table_of_renames_is_used():
+    kinds = ({"is_gated_act": True, "router_bias": True}, {"tie_word_embeddings": False, "separate_embeddings": True}, {})
+    used = {name for changes in kinds for name in tensor_shapes(small_config(**changes))}
 
-    ours = {name for path in blueprint(config) for name in sources(path, config, theirs)}
-
-    assert ours == set(theirs)
+    for theirs, _ in RENAMES.values():
+        pattern = re.escape(theirs).replace(r"\{stack\}", "(en|de)coder").replace(r"\{layer\}", r"\w+\.block\.\d+\.layer")
+        pattern = pattern.replace(r"\{last\}", "[12]").replace(r"\{e\}", r"\d+")
+        assert any(re.match(pattern, name) for name in used), theirs
 
 
 def test_bin_files_name_the_extra_where_torch_is_missing(case, monkeypatch):
     folder, _, _ = case
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
 
     with pytest.raises(ImportError, match=re.escape("pip install 'switchnp[torch]'")):
         switchnp.convert(folder, folder / "out.h5")
+
+
+class FakeTensor:
+    """As much of a torch tensor as conversion asks for."""
+
+    def __init__(self, array, dtype="float32"):
+        self.array, self.dtype, self.shape = array, dtype, array.shape
+
+    def detach(self):
+        return self
+
+    float = contiguous = detach
+
+    def numpy(self):
+        return self.array
+
+
+def fake_torch(state, version="2.6.0"):
+    """A torch that loads `state`, and remembers how it was asked to."""
+    torch = types.ModuleType("torch")
+    torch.__version__, torch.Tensor = version, FakeTensor
+    torch.float32, torch.float16, torch.bfloat16 = "float32", "float16", "bfloat16"
+    torch.asked = []
+    torch.load = lambda path, **options: torch.asked.append(options) or state
+    return torch
+
+
+@pytest.fixture
+def pickled(case, monkeypatch):
+    """The case as a .bin folder, and a torch that pretends to load it."""
+    folder, tensors, _ = case
+    (folder / "model.safetensors").unlink()
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w") as archive:
+        archive.writestr("archive/data.pkl", b"pickle")
+    torch = fake_torch({name: FakeTensor(tensor) for name, tensor in tensors.items()})
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    return folder, torch
+
+
+def test_a_bin_file_is_loaded_as_weights_only(pickled, tmp_path):
+    folder, torch = pickled
+
+    switchnp.convert(folder, tmp_path / "out.h5")
+
+    assert [options["weights_only"] for options in torch.asked] == [True]
+    assert switchnp.load(tmp_path / "out.h5").config.num_experts == 4
+
+
+def test_an_old_torch_is_refused(pickled, tmp_path):
+    folder, torch = pickled
+    torch.__version__ = "2.5.1+cpu"
+
+    with pytest.raises(ImportError, match=r"torch is 2.5.1\+cpu, expected 2.6 or newer"):
+        switchnp.convert(folder, tmp_path / "out.h5")
+
+    assert torch.asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "compression", "says"),
+    [
+        ("archive/data.pkl", b"\0" * (folders.MAX_PICKLE + 1), zipfile.ZIP_STORED, "expected at most"),
+        ("archive/data/0", b"\0" * 1000, zipfile.ZIP_DEFLATED, "is compressed"),
+    ],
+)
+def test_a_zip_bomb_is_refused_before_torch_sees_it(pickled, tmp_path, name, content, compression, says):
+    folder, torch = pickled
+    with zipfile.ZipFile(folder / "pytorch_model.bin", "w", compression) as archive:
+        archive.writestr(name, content)
+
+    with pytest.raises(WeightsError, match=says):
+        switchnp.convert(folder, tmp_path / "out.h5")
+
+    assert torch.asked == []
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [([], "holds a list"), ({"a": 3}, "a in .* is int"), ({"a": FakeTensor(np.zeros(3), "int64")}, "a in .* is int64")],
+)
+def test_a_bin_file_that_holds_no_floats_is_refused(pickled, tmp_path, monkeypatch, state, says):
+    monkeypatch.setitem(sys.modules, "torch", fake_torch(state))
+
+    with pytest.raises(WeightsError, match=says):
+        switchnp.convert(pickled[0], tmp_path / "out.h5")
+
+
+def test_what_torch_cannot_load_is_one_sentence(pickled, tmp_path):
+    folder, torch = pickled
+
+    def failing(*_, **__):
+        raise RuntimeError("first line\nsecond line")
+
+    torch.load = failing
+
+    with pytest.raises(WeightsError, match=r"first line$"):
+        switchnp.convert(folder, tmp_path / "out.h5")
+
+
+def test_one_odd_tensor_is_the_one_that_is_blamed(case, tmp_path):
+    _, tensors, settings = case
+    tensors["encoder.block.0.layer.1.mlp.wi.weight"] = np.zeros((5, 32), np.float32)
+    tensors["decoder.block.0.layer.0.layer_norm.weight"] = np.zeros(3, np.float32)
+    folder = written(tmp_path / "odd", tensors, settings)
+
+    with pytest.raises(WeightsError) as refusal:
+        switchnp.convert(folder, tmp_path / "out.h5")
+
+    assert "2 faults" in str(refusal.value)
+    assert "misshapen encoder.block.0.layer.1.mlp.wi.weight (5, 32), expected (48, 32)" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("encoder.block.99999.layer.0.layer_norm.weight", np.zeros(32, np.float32)),
+        ("encoder.block.1.layer.1.mlp.router.classifier.weight", np.zeros((1_000_000_000, 0), np.float32)),
+    ],
+)
+def test_layers_and_experts_that_cannot_be_there_are_refused_at_once(case, tmp_path, name, tensor):
+    _, tensors, settings = case
+    tensors[name] = tensor
+    if "router" in name:
+        tensors |= {key: tensor for key in tensors if "router" in key}
+    folder = written(tmp_path / "vast", tensors, settings)
+
+    with pytest.raises(WeightsError, match=r"but there are only \d+ of them"):
+        switchnp.convert(folder, tmp_path / "out.h5")
+
+
+def test_names_of_strangers_are_shown_without_their_escapes(case, tmp_path):
+    _, tensors, settings = case
+    folder = written(
+        tmp_path / "escapes", tensors | {"a\nb\x1b[31m": np.zeros(2, np.float32), "x" * 9999: np.zeros(2, np.float32)}, settings
+    )
+
+    with pytest.raises(WeightsError) as refusal:
+        switchnp.convert(folder, tmp_path / "out.h5")
+
+    assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) < 1000
+
+
+def test_another_router_dtype_is_a_warning(case, tmp_path):
+    folder, _, settings = case
+    (folder / "config.json").write_text(json.dumps(settings | {"router_dtype": "bfloat16"}))
+
+    with pytest.warns(SwitchWarning, match="router_dtype is bfloat16"):
+        switchnp.convert(folder, tmp_path / "out.h5")
+
+
+def test_tables_that_differ_in_a_tied_model_are_a_warning(case, tmp_path):
+    _, tensors, settings = case
+    folder = written(tmp_path / "tied", tensors | {"encoder.embed_tokens.weight": 2 * tensors["shared.weight"]}, settings)
+
+    with pytest.warns(SwitchWarning, match=r"encoder.embed_tokens.weight differ from shared.weight"):
+        switchnp.convert(folder, tmp_path / "out.h5")
+
+
+def test_a_checkpoint_is_not_overwritten_by_its_own_conversion(case):
+    folder, _, _ = case
+    before = (folder / "model.safetensors").read_bytes()
+
+    with pytest.raises(FileError, match="a file of the checkpoint itself"):
+        switchnp.convert(folder, folder / "model.safetensors", force=True)
+
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_a_sharded_checkpoint_is_read_whole_also_where_its_index_forgets_a_tensor(case, tmp_path):
+    folder, tensors, _ = case
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
+    index = {name: "one.safetensors" for name in list(tensors)[1:]}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+
+    switchnp.convert(folder, tmp_path / "out.h5")
+
+    assert switchnp.load(tmp_path / "out.h5").config.num_experts == 4
+
+
+def test_a_sound_conversion_warns_of_nothing(case, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+
+        switchnp.convert(case[0], tmp_path / "out.h5")

@@ -5,7 +5,6 @@ A checkpoint is data from a stranger: everything is checked before anything is b
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from ..errors import FileError, MissingExtra, WeightsError
+from ..files import check_regular, readable, shown
+from ..strictjson import json_object
 
 __all__ = ["Tensors", "open_tensors", "read_json"]
 
@@ -34,44 +35,31 @@ def open_tensors(folder: Path) -> Tensors:
 
     Raises FileError where there is none, WeightsError where one is damaged, MissingExtra where it needs torch.
     """
-    if not folder.is_dir():
-        raise FileError(f"{folder} is {'not a folder' if folder.exists() else 'missing'}, expected a Hugging Face model folder")
+    with readable(folder):
+        if not folder.is_dir():
+            raise FileError(f"{shown(folder)} is no folder, expected a Hugging Face model folder")
+        present = set(os.listdir(folder))
     for name, opener in LAYOUTS.items():
-        if (folder / name).exists():
+        if name in present:
             return opener(folder / name)
-    raise FileError(f"{folder} has no weights, expected one of {', '.join(LAYOUTS)}")
+    raise FileError(f"{shown(folder)} has no weights, expected one of {', '.join(LAYOUTS)}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of bounded size, without duplicate keys."""
-    _require_file(path)
-    if path.stat().st_size > MAX_JSON:
-        raise WeightsError(f"{path} has {path.stat().st_size} bytes, expected a JSON file of at most {MAX_JSON}")
+    check_regular(path)
+    with readable(path):
+        size = path.stat().st_size
+        if size > MAX_JSON:
+            raise WeightsError(f"{shown(path)} has {size} bytes, expected a JSON file of at most {MAX_JSON}")
+        return _json(path.read_bytes(), shown(path))
+
+
+def _json(raw: bytes, where: str) -> dict[str, Any]:
     try:
-        return _json_object(path.read_bytes(), str(path))
-    except OSError as error:
-        raise FileError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _json_object(raw: bytes, where: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if twice := {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else None:
-            raise ValueError(f"the key {min(twice)!a} stands twice")
-        return dict(pairs)
-
-    try:
-        parsed = json.loads(raw, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{where} is not sound JSON: {str(error)[:120]}") from None
-    if not isinstance(parsed, dict):
-        raise WeightsError(f"{where} is a JSON {type(parsed).__name__}, expected an object")
-    return parsed
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise FileError(f"{path} is {'not a regular file' if path.exists() else 'missing'}")
+        return json_object(raw)
+    except ValueError as error:
+        raise WeightsError(f"{where} is not sound JSON: {shown(error)}") from None
 
 
 def _one_safetensors(path: Path) -> Tensors:
@@ -82,7 +70,9 @@ def _one_safetensors(path: Path) -> Tensors:
 def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     from safetensors import SafetensorError, safe_open
 
-    _require_file(path)
+    check_regular(path)
+    with readable(path):
+        path.open("rb").close()
     shapes = {}
     try:
         with safe_open(path, framework="numpy") as file:
@@ -90,9 +80,10 @@ def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
                 view = file.get_slice(name)
                 shapes[name] = tuple(view.get_shape())
                 if view.get_dtype() not in ("F32", "F16", "BF16"):
-                    raise WeightsError(f"{name} in {path} is {view.get_dtype()}, expected F32, F16 or BF16")
+                    found = f"{shown(name)} in {shown(path)} is {view.get_dtype()}"
+                    raise WeightsError(f"{found}, expected F32, F16 or BF16")
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is not a sound safetensors file: {error}") from None
+        raise WeightsError(f"{shown(path)} is not a sound safetensors file: {shown(error)}") from None
     _refuse_duplicates(path)
     return shapes
 
@@ -100,16 +91,19 @@ def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _refuse_duplicates(path: Path) -> None:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        _json_object(file.read(length), f"the header of {path}")
+        _json(file.read(length), f"the header of {shown(path)}")
 
 
 def _read_safetensor(path: Path, name: str) -> NDArray[Any]:
     # Opened anew for each tensor: what is mapped counts as memory until the file is closed.
     import ml_dtypes  # noqa: F401 - gives safetensors its bfloat16
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, framework="numpy") as file:
-        return file.get_tensor(name)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{shown(name)} in {shown(path)} cannot be read: {shown(error)}") from None
 
 
 def _one_pickle(path: Path) -> Tensors:
@@ -120,21 +114,21 @@ def _one_pickle(path: Path) -> Tensors:
 
 def _torch_state(path: Path) -> dict[str, Any]:
     torch = _torch()
-    _require_file(path)
+    check_regular(path)
     zipped = zipfile.is_zipfile(path)
     if zipped:
         _refuse_zip_bombs(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
     except Exception as error:
-        raise WeightsError(f"{path} is not a sound torch file: {str(error).splitlines()[0][:160]}") from None
+        raise WeightsError(f"{shown(path)} is not a sound torch file: {shown(str(error).partition(chr(10))[0])}") from None
     floats = (torch.float32, torch.float16, torch.bfloat16)
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise WeightsError(f"{path} holds a {type(state).__name__}, expected tensors by name")
+        raise WeightsError(f"{shown(path)} holds a {type(state).__name__}, expected tensors by name")
     for name, tensor in state.items():
         if not isinstance(tensor, torch.Tensor) or tensor.dtype not in floats:
             kind = getattr(tensor, "dtype", type(tensor).__name__)
-            raise WeightsError(f"{name!a} in {path} is {kind}, expected a float32, float16 or bfloat16 tensor")
+            raise WeightsError(f"{shown(name)} in {shown(path)} is {kind}, expected a float32, float16 or bfloat16 tensor")
     return state
 
 
@@ -152,12 +146,13 @@ def _refuse_zip_bombs(path: Path) -> None:
     try:
         members = zipfile.ZipFile(path).infolist()
     except zipfile.BadZipFile as error:
-        raise WeightsError(f"{path} is not a sound torch file: {error}") from None
+        raise WeightsError(f"{shown(path)} is not a sound torch file: {shown(error)}") from None
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED:
-            raise WeightsError(f"{member.filename!a} in {path} is compressed, expected it stored as torch does")
+            raise WeightsError(f"{shown(member.filename)} in {shown(path)} is compressed, expected it stored as torch does")
         if member.filename.endswith(".pkl") and member.file_size > MAX_PICKLE:
-            raise WeightsError(f"{member.filename!a} in {path} has {member.file_size} bytes, expected at most {MAX_PICKLE}")
+            said = f"{shown(member.filename)} in {shown(path)} has {member.file_size} bytes"
+            raise WeightsError(f"{said}, expected at most {MAX_PICKLE}")
 
 
 def _numpy(tensor: Any) -> NDArray[Any]:
@@ -167,14 +162,16 @@ def _numpy(tensor: Any) -> NDArray[Any]:
 def _sharded(index: Path, opener: Callable[[Path], Tensors]) -> Tensors:
     where = read_json(index).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(file, str) for file in where.values()):
-        raise WeightsError(f"{index} has no weight_map from tensors to files")
+        raise WeightsError(f"{shown(index)} has no weight_map from tensors to files")
     if strange := [file for file in where.values() if file != os.path.basename(file) or file in ("", ".", "..")]:
-        raise WeightsError(f"{index} names the file {strange[0]!a}, expected plain names inside the folder")
+        raise WeightsError(f"{shown(index)} names the file {shown(strange[0])}, expected plain names inside the folder")
     shards = {file: opener(index.parent / file) for file in sorted(set(where.values()))}
     if lost := [name for name, file in where.items() if name not in shards[file].shapes]:
-        raise WeightsError(f"{lost[0]!a} is not in {where[lost[0]]}, where {index} says it is ({len(lost)} such in all)")
-    shapes = {name: shards[file].shapes[name] for name, file in where.items()}
-    return Tensors(shapes, lambda name: shards[where[name]].read(name))
+        said = f"{shown(lost[0])} is not in {shown(where[lost[0]])}, where {shown(index)} says it is"
+        raise WeightsError(f"{said} ({len(lost)} such in all)")
+    homes = {name: file for file, shard in shards.items() for name in shard.shapes} | where
+    shapes = {name: shards[file].shapes[name] for name, file in homes.items()}
+    return Tensors(shapes, lambda name: shards[homes[name]].read(name))
 
 
 LAYOUTS: dict[str, Callable[[Path], Tensors]] = {

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import statistics
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,62 +18,27 @@ from tqdm import tqdm
 
 from .. import weights
 from ..config import Config, Routing
-from ..errors import ConfigError, InputError, SwitchWarning, WeightsError
+from ..errors import ConfigError, FileError, InputError, SwitchWarning, WeightsError
+from ..files import as_path, shown
 from ..params import blueprint
 from ..tokenizer import Tokenizer
 from .folder import Tensors, open_tensors, read_json
+from .renames import SURPLUS, VARIANTS, is_stacked, tensor_names, tensor_shapes, turned
 
-__all__ = ["RENAMES", "architecture", "convert", "sources"]
-
-RENAMES = {
-    "embedding_vd": ("shared", "v d"),
-    "head_vd": ("lm_head", "v d"),
-    "{stack}/embedding_vd": ("{stack}.embed_tokens", "v d"),
-    "{stack}/bias_rh": ("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias", "r h"),
-    "{stack}/norm_d": ("{stack}.final_layer_norm", "d"),
-    "{block}/attention/norm_d": ("{layer}.0.layer_norm", "d"),
-    "{block}/attention/wq_dhk": ("{layer}.0.SelfAttention.q", "hk d"),
-    "{block}/attention/wk_dhk": ("{layer}.0.SelfAttention.k", "hk d"),
-    "{block}/attention/wv_dhk": ("{layer}.0.SelfAttention.v", "hk d"),
-    "{block}/attention/wo_hkd": ("{layer}.0.SelfAttention.o", "d hk"),
-    "{block}/cross/norm_d": ("{layer}.1.layer_norm", "d"),
-    "{block}/cross/wq_dhk": ("{layer}.1.EncDecAttention.q", "hk d"),
-    "{block}/cross/wk_dhk": ("{layer}.1.EncDecAttention.k", "hk d"),
-    "{block}/cross/wv_dhk": ("{layer}.1.EncDecAttention.v", "hk d"),
-    "{block}/cross/wo_hkd": ("{layer}.1.EncDecAttention.o", "d hk"),
-    "{block}/dense/norm_d": ("{layer}.{last}.layer_norm", "d"),
-    "{block}/dense/wi_df": ("{layer}.{last}.mlp.wi", "f d"),
-    "{block}/dense/wi0_df": ("{layer}.{last}.mlp.wi_0", "f d"),
-    "{block}/dense/wi1_df": ("{layer}.{last}.mlp.wi_1", "f d"),
-    "{block}/dense/wo_fd": ("{layer}.{last}.mlp.wo", "d f"),
-    "{block}/switch/norm_d": ("{layer}.{last}.layer_norm", "d"),
-    "{block}/switch/wr_de": ("{layer}.{last}.mlp.router.classifier", "e d"),
-    "{block}/switch/br_e": ("{layer}.{last}.mlp.router.classifier.bias", "e"),
-    "{block}/switch/wi_edf": ("{layer}.{last}.mlp.experts.expert_{e}.wi", "f d"),
-    "{block}/switch/wi0_edf": ("{layer}.{last}.mlp.experts.expert_{e}.wi_0", "f d"),
-    "{block}/switch/wi1_edf": ("{layer}.{last}.mlp.experts.expert_{e}.wi_1", "f d"),
-    "{block}/switch/wo_efd": ("{layer}.{last}.mlp.experts.expert_{e}.wo", "d f"),
-}
-"""Our path, Hugging Face's name (a .weight where it does not end in .bias), and the axes of their array.
-
-{stack} is encoder or decoder, {block} our {stack}/blocks/{i}, {layer} their {stack}.block.{i}.layer, {last} the
-feed-forward sublayer (1 in the encoder, 2 in the decoder); a name with {e} is one tensor for each expert.
-"""
-
-VARIANTS = {"lm_head.weight": "decoder.lm_head.weight"}
-"""Other names in published files (Switch-XXL and Switch-C)."""
+__all__ = ["Plan", "architecture", "arrays", "convert", "plan"]
 
 PADDING = 128
 """Vocabularies are padded to a multiple of this."""
 
-SURPLUS = {
-    "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
-    "lm_head.weight",
-    "decoder.lm_head.weight",
-    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
-}
-"""Tensors that may be there and are not needed: copies of tied tables, and a stray of old T5 files."""
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Plan(NamedTuple):
+    """What a folder will become: its Config, and the tensors that make each of our arrays."""
+
+    config: Config
+    tensors: Tensors
+    names: dict[str, list[str]]
 
 
 def convert(
@@ -91,61 +56,67 @@ def convert(
     Where tensors and config.json disagree about the architecture, the tensors win and a SwitchWarning says so.
     Raises FileError for paths, WeightsError for the tensors, ConfigError for config.json, TokenizerError.
     """
-    folder = Path(source_folder)
+    folder, target = as_path(source_folder), as_path(target_h5)
     if dtype not in ("float32", "bfloat16"):
         raise InputError(f"dtype is {dtype!r}, expected 'float32' or 'bfloat16'")
-    tensors = open_tensors(folder)
-    settings = read_json(folder / "config.json")
-    config = architecture(tensors, _config(settings, folder))
-    spiece = _spiece(folder, tokenizer, config)
-    plan = {path: sources(path, config, tensors.shapes) for path in blueprint(config)}
-    _check(plan, tensors.shapes, config)
+    planned = plan(folder)
+    _refuse_source(target, folder)
     weights.write(
-        target_h5,
-        config,
+        target,
+        planned.config,
         Routing.huggingface(),
-        _stream(plan, tensors, config),
+        arrays(planned),
         dtype=dtype,
-        tokenizer=spiece,
-        provenance=_provenance(folder, settings),
+        tokenizer=_spiece(folder, tokenizer, planned.config),
+        provenance=_provenance(folder),
         force=force,
     )
 
 
-def sources(path: str, config: Config, shapes: Mapping[str, Any]) -> list[str]:
-    """The names of the tensors that make one of our arrays, in order."""
-    stack, i = _place(path)
-    theirs = RENAMES[_template(path)][0]
-    known = {"stack": stack, "layer": f"{stack}.block.{i}.layer", "last": 1 if stack == "encoder" else 2}
-    experts = range(config.num_experts) if "{e}" in theirs else [None]
-    names = [_with_suffix(theirs.format(**known, e=e)) for e in experts]
-    return [VARIANTS[name] if name not in shapes and VARIANTS.get(name) in shapes else _or_shared(name, shapes) for name in names]
+def plan(folder: Path) -> Plan:
+    """Look at a folder without reading its weights, and see that it is a whole model."""
+    tensors = open_tensors(folder)
+    config = architecture(tensors, _config(folder))
+    names = {path: _present(tensor_names(path, config), tensors.shapes) for path in blueprint(config)}
+    _check(names, tensors.shapes, config)
+    return Plan(config, tensors, names)
+
+
+def arrays(plan: Plan) -> Iterator[tuple[str, Iterator[NDArray[Any]]]]:
+    """Each of our arrays by path, in pieces along its first axis: never more than a tensor in memory."""
+    hidden = True if sys.stderr is None else None  # None: where stderr is no terminal
+    with tqdm(total=sum(map(len, plan.names.values())), desc="convert", unit=" tensors", disable=hidden) as progress:
+        for path in plan.names:
+            yield path, _pieces(path, plan, progress)
 
 
 def architecture(tensors: Tensors, config: Config) -> Config:
     """The Config that the tensors make; what config.json says otherwise is a SwitchWarning."""
-    found = {**_layers(tensors.shapes), **_lengths(tensors.shapes), **_tables(tensors, config)}
-    if found["is_gated_act"] and config.dense_act_fn == "gelu":
-        found["dense_act_fn"] = "gelu_new"
-    derived = {"is_gated_act", "separate_embeddings"}
-    differ = [name for name, value in found.items() if getattr(config, name) != value and name not in derived]
+    found = {**_layers(tensors.shapes), **_lengths(tensors.shapes)}
+    _bound(found, tensors.shapes)
+    found |= _tables(tensors, config)
+    differ = [name for name, value in found.items() if getattr(config, name) != value and name != "separate_embeddings"]
     if differ:
-        said = ", ".join(f"{name} {getattr(config, name)} (the tensors: {found[name]})" for name in differ)
-        warnings.warn(f"config.json disagrees with the tensors, which win: {said}", SwitchWarning, stacklevel=3)
+        said = ", ".join(f"{name} {shown(getattr(config, name))} (the tensors: {shown(found[name])})" for name in differ)
+        _warn(f"config.json disagrees with the tensors, which win: {said}")
+    if found["is_gated_act"] and config.dense_act_fn == "gelu":
+        _warn("dense_act_fn is gelu in a gated model; taken for its tanh form, gelu_new, as T5's gated layers have it")
+        found["dense_act_fn"] = "gelu_new"
     return replace(config, **found)
 
 
-def _config(settings: dict[str, Any], folder: Path) -> Config:
+def _config(folder: Path) -> Config:
+    settings = read_json(folder / "config.json")
     try:
         config = Config.from_huggingface(settings)
     except ConfigError as error:
-        raise ConfigError(f"{folder / 'config.json'}: {error}") from None
+        raise ConfigError(f"{shown(folder / 'config.json')}: {error}") from None
     if (router_dtype := settings.get("router_dtype", "float32")) != "float32":
-        warnings.warn(f"router_dtype is {router_dtype!r}, but routers are computed in float32", SwitchWarning, stacklevel=3)
+        _warn(f"router_dtype is {shown(router_dtype)}, but routers are computed in float32")
     return config
 
 
-def _layers(shapes: Mapping[str, Any]) -> dict[str, Any]:
+def _layers(shapes: Shapes) -> dict[str, Any]:
     blocks: dict[str, set[int]] = {"encoder": set(), "decoder": set()}
     sparse: dict[str, set[int]] = {"encoder": set(), "decoder": set()}
     for name in shapes:
@@ -165,7 +136,7 @@ def _layers(shapes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _lengths(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+def _lengths(shapes: Shapes) -> dict[str, int]:
     def most(pattern: str, axis: int) -> int | None:
         lengths = [shape[axis] for name, shape in shapes.items() if re.search(pattern, name) and len(shape) > axis]
         return statistics.mode(lengths) if lengths else None
@@ -173,7 +144,7 @@ def _lengths(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     heads, inner = most(r"SelfAttention\.relative_attention_bias", 1), most(r"Attention\.q\.weight", 0)
     found = {
         "d_model": most(r"layer_norm\.weight", 0),
-        "vocab_size": most(r"^(shared|\w+\.embed_tokens|(decoder\.)?lm_head)\.weight", 0),
+        "vocab_size": most(r"^shared\.weight", 0) or most(r"^(\w+\.embed_tokens|(decoder\.)?lm_head)\.weight", 0),
         "d_ff": most(r"\.wi(_0)?\.weight", 0),
         "num_heads": heads,
         "d_kv": inner // heads if heads and inner and inner % heads == 0 else None,
@@ -183,40 +154,53 @@ def _lengths(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     return {name: length for name, length in found.items() if length is not None}
 
 
+def _bound(found: Mapping[str, Any], shapes: Shapes) -> None:
+    """Refuse layers and experts that the checkpoint cannot have tensors for, before any list of them is made."""
+    layers = found["num_layers"] + found["num_decoder_layers"]
+    sparse = len(found["sparse_encoder_layers"]) + len(found["sparse_decoder_layers"])
+    if max(layers, sparse * found.get("num_experts", 0)) > len(shapes):
+        said = f"{layers} layers and {sparse} times {shown(found.get('num_experts', 0))} experts"
+        raise WeightsError(f"the tensors speak of {said}, but there are only {len(shapes)} of them")
+
+
 def _tables(tensors: Tensors, config: Config) -> dict[str, bool]:
-    head = next((name for name in ("lm_head.weight", "decoder.lm_head.weight") if name in tensors.shapes), None)
-    if config.tie_word_embeddings:
-        return {"tie_word_embeddings": head is None or _same(tensors, head, "shared.weight"), "separate_embeddings": False}
-    tables = [name for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight") if name in tensors.shapes]
-    separate = "shared.weight" not in tensors.shapes or not all(_same(tensors, name, "shared.weight") for name in tables)
-    return {"tie_word_embeddings": False, "separate_embeddings": separate}
+    def differing(*names: str) -> list[str]:
+        return [name for name in names if name in tensors.shapes and not _is_shared(name, tensors)]
+
+    tables = differing("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    if not config.tie_word_embeddings:
+        separate = bool(tables) or "shared.weight" not in tensors.shapes
+        return {"tie_word_embeddings": False, "separate_embeddings": separate}
+    if tables:
+        _warn(f"{' and '.join(tables)} differ from shared.weight in a tied model; shared.weight is taken, as transformers does")
+    return {"tie_word_embeddings": not differing(*VARIANTS, *VARIANTS.values()), "separate_embeddings": False}
 
 
-def _same(tensors: Tensors, one: str, other: str) -> bool:
-    if tensors.shapes[one] != tensors.shapes.get(other):
-        return False
-    return bool(np.array_equal(tensors.read(one), tensors.read(other)))
+def _is_shared(name: str, tensors: Tensors) -> bool:
+    same_shape = tensors.shapes[name] == tensors.shapes.get("shared.weight")
+    return same_shape and np.array_equal(tensors.read(name), tensors.read("shared.weight"))
 
 
-def _spiece(folder: Path, given: str | os.PathLike[str] | None, config: Config) -> bytes | None:
-    path = Path(given) if given is not None else folder / "spiece.model"
-    if given is None and not path.exists():
-        return None
-    tokenizer = Tokenizer(path)
-    if tokenizer.vocab_size > config.vocab_size:
-        raise ConfigError(f"{path} has {tokenizer.vocab_size} tokens, expected at most the model's {config.vocab_size}")
-    if tokenizer.vocab_size <= config.vocab_size - PADDING:
-        said = f"{path} has {tokenizer.vocab_size} tokens for a vocabulary of {config.vocab_size}; is it cut short?"
-        warnings.warn(said, SwitchWarning, stacklevel=3)
-    return tokenizer.model_bytes
+def _present(names: list[str], shapes: Shapes) -> list[str]:
+    """The names under which tensors are there: some files spell the head otherwise, some leave out copies of shared."""
+    if names[0] in shapes or len(names) > 1:
+        return names
+    if VARIANTS.get(names[0]) in shapes:
+        return [VARIANTS[names[0]]]
+    return ["shared.weight"] if names[0] in SURPLUS else names
 
 
-def _check(plan: dict[str, list[str]], shapes: Mapping[str, tuple[int, ...]], config: Config) -> None:
-    needed = {name: _their_shape(path, config) for path, names in plan.items() for name in names}
+def _check(names: Mapping[str, list[str]], shapes: Shapes, config: Config) -> None:
+    canonical = tensor_shapes(config)
+    needed = {
+        there: canonical[name]
+        for path, present in names.items()
+        for there, name in zip(present, tensor_names(path, config), strict=True)
+    }
     faults = [f"missing {name}" for name in needed if name not in shapes]
-    faults += [f"unexpected {ascii(name)[1:-1]}" for name in shapes if name not in needed and name not in SURPLUS]
+    faults += [f"unexpected {shown(name)}" for name in shapes if name not in needed and name not in SURPLUS]
     faults += [
-        f"misshapen {name} {shapes[name]}, expected {shape}"
+        f"misshapen {name} {shown(shapes[name])}, expected {shape}"
         for name, shape in needed.items()
         if name in shapes and shapes[name] != shape
     ]
@@ -225,46 +209,36 @@ def _check(plan: dict[str, list[str]], shapes: Mapping[str, tuple[int, ...]], co
         raise WeightsError(f"the tensors do not fit the model ({len(faults)} faults): {'; '.join(faults[:20])}{more}")
 
 
-def _stream(plan: dict[str, list[str]], tensors: Tensors, config: Config) -> Iterator[tuple[str, Iterator[NDArray[Any]]]]:
-    with tqdm(total=sum(map(len, plan.values())), desc="convert", unit=" tensors", disable=None) as progress:
-        for path, names in plan.items():
-            yield path, _pieces(path, names, tensors, config, progress)
-
-
-def _pieces(path: str, names: list[str], tensors: Tensors, config: Config, progress: Any) -> Iterator[NDArray[Any]]:
-    theirs, ours = RENAMES[_template(path)][1].replace(" ", ""), path.rsplit("_", 1)[1]
-    one_expert = ours.startswith("e") and "e" not in theirs
-    order = [theirs.index(axis) for axis in (ours[1:] if one_expert else ours)]
-    for name in names:
-        array = tensors.read(name).reshape([config.axes[axis] for axis in theirs]).transpose(order)
-        yield array[None] if one_expert else array
+def _pieces(path: str, plan: Plan, progress: Any) -> Iterator[NDArray[Any]]:
+    for name in plan.names[path]:
+        array = turned(path, plan.tensors.read(name), plan.config)
+        yield array[None] if is_stacked(path) else array
         progress.update()
 
 
-def _provenance(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
-    version = settings.get("transformers_version")
-    said = {"source": folder.resolve().name, "source_format": "huggingface"}
-    return said | ({"transformers_version": version[:40]} if isinstance(version, str) else {})
+def _spiece(folder: Path, given: str | os.PathLike[str] | None, config: Config) -> bytes | None:
+    path = as_path(given) if given is not None else folder / "spiece.model"
+    if given is None and not os.path.lexists(path):
+        return None
+    tokenizer = Tokenizer(path)
+    said = f"{shown(path)} has {tokenizer.vocab_size} tokens"
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ConfigError(f"{said}, expected at most the model's {config.vocab_size}")
+    if tokenizer.vocab_size <= config.vocab_size - PADDING:
+        _warn(f"{said} for a vocabulary of {config.vocab_size}; is it cut short?")
+    return tokenizer.model_bytes
 
 
-def _their_shape(path: str, config: Config) -> tuple[int, ...]:
-    groups = RENAMES[_template(path)][1].split(" ")
-    return tuple(math.prod(config.axes[axis] for axis in group) for group in groups)
+def _refuse_source(target: Path, folder: Path) -> None:
+    if target.exists() and any(target.samefile(folder / name) for name in os.listdir(folder) if (folder / name).exists()):
+        raise FileError(f"{shown(target)} is a file of the checkpoint itself, expected another target")
 
 
-def _place(path: str) -> tuple[str, str]:
-    stack, *rest = path.split("/")
-    return stack, rest[1] if rest[:1] == ["blocks"] else ""
+def _provenance(folder: Path) -> dict[str, str]:
+    version = read_json(folder / "config.json").get("transformers_version")
+    said = {"source": shown(folder.resolve().name), "source_format": "huggingface"}
+    return said | ({"transformers_version": shown(version)} if isinstance(version, str) else {})
 
 
-def _template(path: str) -> str:
-    return re.sub(r"^(encoder|decoder)(?=/)", "{stack}", re.sub(r"^(encoder|decoder)/blocks/\d+", "{block}", path))
-
-
-def _with_suffix(name: str) -> str:
-    return name if name.endswith(".bias") else f"{name}.weight"
-
-
-def _or_shared(name: str, shapes: Mapping[str, Any]) -> str:
-    table = name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
-    return "shared.weight" if table and name not in shapes else name
+def _warn(message: str) -> None:
+    warnings.warn(message, SwitchWarning, stacklevel=2)
