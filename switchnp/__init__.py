@@ -6,11 +6,40 @@
 The paper's equations are in `switchnp.equations`.
 """
 
-from .config import Config, Routing
-from .conversion import convert
-from .errors import SwitchError
-from .model import SwitchTransformer, load
-from .tree import Tree
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import equations
+    from .config import Config, Routing
+    from .conversion import convert
+    from .errors import SwitchError
+    from .model import SwitchTransformer, load
+    from .tree import Tree
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Routing", "SwitchError", "SwitchTransformer", "Tree", "convert", "load"]
+__all__ = ["Config", "Routing", "SwitchError", "SwitchTransformer", "Tree", "convert", "equations", "load"]
+
+_HOMES = {
+    "Config": "config",
+    "Routing": "config",
+    "SwitchError": "errors",
+    "SwitchTransformer": "model",
+    "Tree": "tree",
+    "convert": "conversion",
+    "load": "model",
+}
+_ROOMS = {"config", "conversion", "equations", "errors", "kernels", "model", "params", "tokenizer", "tree", "weights"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first asked for, so that the command line answers at once."""
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    if name in _ROOMS:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})

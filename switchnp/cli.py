@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, NamedTuple
+
+from .files import shown
 
 __all__ = ["main"]
 
@@ -18,38 +23,38 @@ ROUTINGS = ("paper", "huggingface", "huggingface:5.23", "huggingface:4.57", "hug
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    options = _parser().parse_args(arguments)
-    warnings.showwarning = _one_line_warning
     try:
-        options.command(options)
-        sys.stdout.flush()
+        options = _parser().parse_args(arguments)
+        with warnings.catch_warnings(), _terminated_cleanly():
+            warnings.showwarning = _one_line_warning
+            options.command(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return _explained("interrupted", 130)
-    except MemoryError as error:
-        return _explained(f"out of memory: {error}")
     except Exception as error:
         return _explained(_sentence(error))
     return 0
 
 
 def info(options: argparse.Namespace) -> None:
-    """What a weights file holds."""
+    """What a weights file holds; its structure is checked, and with --verify its weights too."""
     from . import weights
 
     header, arrays = weights.read_header(options.file)
-    facts = _facts(options.file, header)
+    if options.verify:
+        weights.read(options.file)
+    facts = _facts(options.file, header) | {"verified": options.verify}
     if options.json:
-        facts |= {"config": asdict(header.config), "routing": asdict(header.routing)}
-        _print_json(facts | {"arrays": {array.path: list(array.shape) for array in arrays}})
+        routing = {"routing": asdict(header.routing), "config": asdict(header.config)}
+        _print_json(facts | routing | {"arrays": {array.path: list(array.shape) for array in arrays}})
         return
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        print(f"{name:<{width}}  {value}")
+    _print_facts(facts, header)
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -73,8 +78,8 @@ def convert(options: argparse.Namespace) -> None:
     facts = _facts(options.target, header)
     if options.json:
         _print_json(facts)
-    else:
-        print(f"{options.target}: {facts['parameters']} parameters in {facts['dtype']}, {facts['file']}")
+        return
+    print(f"{options.target}: {facts['parameters']:,} parameters in {facts['dtype']}, {facts['bytes']:,} bytes")
 
 
 def trace(options: argparse.Namespace) -> None:
@@ -84,13 +89,11 @@ def trace(options: argparse.Namespace) -> None:
     if options.json:
         _print_json([seat._asdict() for seat in seats])
         return
-    stack = None
-    for seat in seats:
-        if (seat.stack, seat.layer) != stack:
-            print(f"\n{seat.stack} layer {seat.layer}\n{'token':<16} {'layer':>5} {'expert':>6} {'gate':>6}  slot")
-            stack = seat.stack, seat.layer
-        slot = "dropped" if seat.slot is None else seat.slot
-        print(f"{seat.token:<16} {seat.layer:>5} {seat.expert:>6} {seat.gate:>6.3f}  {slot}")
+    for stack in ("encoder", "decoder"):
+        print(f"{stack}\n{'token':<16} {'layer':>5} {'expert':>6} {'gate':>6}  slot")
+        for seat in (seat for seat in seats if seat.stack == stack):
+            slot = "dropped" if seat.slot is None else seat.slot
+            print(f"{shown(seat.token):<16} {seat.layer:>5} {seat.expert:>6} {seat.gate:>6.3f}  {slot}")
 
 
 class Seat(NamedTuple):
@@ -125,21 +128,36 @@ def _load(options: argparse.Namespace) -> Any:
 
 
 def _facts(path: str, header: Any) -> dict[str, Any]:
-    config = header.config
+    """What programs may want to know of a file, as numbers and names."""
     return {
-        "parameters": f"{config.num_parameters:,}",
+        "parameters": header.config.num_parameters,
         "dtype": header.dtype,
-        "file": f"{os.path.getsize(path):,} bytes",
+        "bytes": os.path.getsize(path),
+        "routing": header.routing.name,
+        "tokenizer_bytes": None if header.tokenizer is None else len(header.tokenizer),
+        "provenance": header.provenance,
+    }
+
+
+def _print_facts(facts: dict[str, Any], header: Any) -> None:
+    config = header.config
+    gated, tied = (" (gated)" if config.is_gated_act else ""), ("tied" if config.tie_word_embeddings else "untied")
+    lines = {
+        "parameters": f"{facts['parameters']:,} in {facts['dtype']}",
+        "file": f"{facts['bytes']:,} bytes, {'weights verified' if facts['verified'] else 'weights not read (--verify)'}",
         "layers": f"{config.num_layers} encoder, {config.num_decoder_layers} decoder",
         "sparse": f"encoder {_listed(config.sparse_encoder_layers)}; decoder {_listed(config.sparse_decoder_layers)}",
-        "experts": f"{config.num_experts}, at most {config.expert_capacity} tokens each where the routing asks the Config",
+        "experts": f"{config.num_experts}, expert_capacity {config.expert_capacity}",
         "d_model": f"{config.d_model}, {config.num_heads} heads of {config.d_kv}, d_ff {config.d_ff}",
-        "activation": config.dense_act_fn + (" (gated)" if config.is_gated_act else ""),
-        "vocabulary": f"{config.vocab_size}, {'tied' if config.tie_word_embeddings else 'untied'}",
-        "routing": header.routing.name,
-        "tokenizer": "none (ids only)" if header.tokenizer is None else f"{len(header.tokenizer):,} bytes",
-        **{f"origin {name}": value for name, value in sorted(header.provenance.items())},
+        "activation": config.dense_act_fn + gated,
+        "vocabulary": f"{config.vocab_size}, {tied}",
+        "routing": facts["routing"],
+        "tokenizer": f"{facts['tokenizer_bytes']:,} bytes" if facts["tokenizer_bytes"] else "none (ids only)",
+        **{f"origin {name}": text for name, text in sorted(facts["provenance"].items())},
     }
+    width = max(map(len, lines))
+    for name, line in lines.items():
+        print(f"{name:<{width}}  {line}")
 
 
 def _listed(layers: Sequence[int]) -> str:
@@ -150,12 +168,26 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=1))
 
 
+@contextmanager
+def _terminated_cleanly() -> Iterator[None]:
+    """Let a polite kill unwind like an exit, so that temporary files go."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _one_line_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"switchnp: warning: {message}", file=sys.stderr)
+    _explained(f"warning: {message}")
 
 
 def _explained(sentence: str, status: int = 1) -> int:
-    print(f"switchnp: {sentence}", file=sys.stderr)
+    if sys.stderr is not None:
+        print(f"switchnp: {sentence}", file=sys.stderr)
     return status
 
 
@@ -163,7 +195,13 @@ def _sentence(error: Exception) -> str:
     from .errors import SwitchError
 
     said = " ".join(str(error).split())
-    return said if isinstance(error, SwitchError) else f"unexpected {type(error).__name__}, which is a bug: {said}"
+    if isinstance(error, SwitchError):
+        return said
+    if isinstance(error, MemoryError):
+        return f"out of memory ({said})" if said else "out of memory"
+    if isinstance(error, OSError):
+        return f"the answer cannot be written: {said}"
+    return f"unexpected {type(error).__name__}, which is a bug: {said}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -182,13 +220,14 @@ def _parser() -> argparse.ArgumentParser:
 def _info_options(commands: Any) -> None:
     command = _command(commands, info, "switchnp info weights/switch-numbers.h5")
     command.add_argument("file", help="a switchnp HDF5 file")
+    command.add_argument("--verify", action="store_true", help="read every weight too, and check its sha256")
 
 
 def _generate_options(commands: Any) -> None:
     command = _command(commands, generate, 'switchnp generate weights/switch-numbers.h5 "say in French: 1984"')
     command.add_argument("file", help="a switchnp HDF5 file")
     command.add_argument("prompts", nargs="+", metavar="prompt", help="one or more texts; each is answered on a line")
-    command.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="stop after N tokens (default 64)")
+    command.add_argument("--max-new-tokens", type=_count, default=64, metavar="N", help="stop after N tokens (default 64)")
     _engine_options(command)
 
 
@@ -211,6 +250,12 @@ def _trace_options(commands: Any) -> None:
 def _engine_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--routing", choices=ROUTINGS, help="instead of the file's own")
     command.add_argument("--engine", choices=("kernels", "equations"), default="kernels", help="Numba or NumPy")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it is {text!r}, expected a whole number of 1 or more")
+    return int(text)
 
 
 def _command(commands: Any, function: Any, example: str) -> argparse.ArgumentParser:

@@ -1,14 +1,11 @@
 """Equations around a residual. Each layer returns its output and `a`, which names every array on the way."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
-from .config import ACTIVATIONS
+from .config import ACTIVATIONS, ROUNDINGS
 from .tree import Tree
-
-ROUNDINGS = {"ceil": math.ceil, "floor": math.floor, "round": round}
 
 
 class Sight(NamedTuple):
@@ -25,6 +22,10 @@ class Past:
     def __init__(self):
         self.words = None
         self.memory = None
+
+    def __len__(self):
+        """How many words of each sentence there were."""
+        return 0 if self.words is None else len(self.words[0][0])
 
     def extend(self, keys, values):
         """Add the newest words; return the keys and the values of all."""
@@ -78,7 +79,11 @@ def dense(ops, config, p, x_td):
 
 
 def switch(ops, config, routing, p, x_td, groups, keep=False):
-    """x + p_i(n) E_i(n) with n = norm(x), each token through the one expert it asks for most, if there is room."""
+    """x + p_i(n) E_i(n) with n = norm(x), each token through the one expert it asks for most, if there is room.
+
+    groups  the slices of tokens that queue together
+    keep    name also what sat in the queues, x_ecd, and what came out of them, y_ecd; seat_t is a token's place there
+    """
     a = Tree()
     a.n_td = ops.rms_norm(x_td, p.norm_d, config.layer_norm_epsilon)
     a.h_te = ops.router_logits(a.n_td, p.wr_de, p.br_e if config.router_bias else None)
@@ -86,11 +91,11 @@ def switch(ops, config, routing, p, x_td, groups, keep=False):
     a.expert_t = ops.top1(a.p_te)
     a.gate_t = ops.gate(a.p_te, a.expert_t)
     a.slot_t, C = _slots(ops, config, routing, a.expert_t, groups)
-    seat_t, C = _seats(ops, config, a.expert_t, a.slot_t, C, groups)
+    a.seat_t, C = _seats(ops, config, a.expert_t, a.slot_t, C, groups)
+    a.y_td = _answers(ops, config, p, a, C)
     if keep:
-        _ask_experts_in_the_open(ops, config, p, a, seat_t, C)
-    else:
-        _ask_experts(ops, config, p, a, seat_t, C)
+        a.x_ecd = ops.dispatch(a.n_td, a.expert_t, a.seat_t, config.num_experts, C)
+        a.y_ecd = _queues_answers(ops, config, p, a.x_ecd)
     if routing.dropped == "identity":
         a.y_td = ops.pass_dropped(a.y_td, a.n_td, a.slot_t, a.gate_t)
     a.x_td = x_td + a.y_td
@@ -127,23 +132,19 @@ def _seats(ops, config, expert_t, slot_t, C, groups):
     return seat_t, int(seat_t.max(initial=-1)) + 1
 
 
-def _ask_experts(ops, config, p, a, seat_t, C):
+def _answers(ops, config, p, a, C):
     activation = getattr(ops, ACTIVATIONS[config.dense_act_fn])
-    seating = a.n_td, a.expert_t, seat_t, a.gate_t
+    seating = a.n_td, a.expert_t, a.seat_t, a.gate_t
     if config.is_gated_act:
-        a.y_td = ops.gated_mixture(*seating, p.wi0_edf, p.wi1_edf, p.wo_efd, C, activation)
-    else:
-        a.y_td = ops.mixture(*seating, p.wi_edf, p.wo_efd, C, activation)
+        return ops.gated_mixture(*seating, p.wi0_edf, p.wi1_edf, p.wo_efd, C, activation)
+    return ops.mixture(*seating, p.wi_edf, p.wo_efd, C, activation)
 
 
-def _ask_experts_in_the_open(ops, config, p, a, seat_t, C):
+def _queues_answers(ops, config, p, x_ecd):
     activation = getattr(ops, ACTIVATIONS[config.dense_act_fn])
-    a.x_ecd = ops.dispatch(a.n_td, a.expert_t, seat_t, config.num_experts, C)
     if config.is_gated_act:
-        a.y_ecd = ops.gated_expert_ffn(a.x_ecd, p.wi0_edf, p.wi1_edf, p.wo_efd, activation)
-    else:
-        a.y_ecd = ops.expert_ffn(a.x_ecd, p.wi_edf, p.wo_efd, activation)
-    a.y_td = ops.combine(a.y_ecd, a.expert_t, seat_t, a.gate_t)
+        return ops.gated_expert_ffn(x_ecd, p.wi0_edf, p.wi1_edf, p.wo_efd, activation)
+    return ops.expert_ffn(x_ecd, p.wi_edf, p.wo_efd, activation)
 
 
 def _by_sentence(a, sight):
@@ -161,15 +162,15 @@ def _look(ops, p, x_td, a, keys, values, sight, keep):
     return a.x_td, a
 
 
-def block_diagonal(looks):
-    """One (H, T, S) of all sentences' attention weights; what crosses from one sentence to another is zero."""
-    if len(looks) == 1:
-        return looks[0]
-    H, T, S = looks[0].shape[0], sum(look.shape[1] for look in looks), sum(look.shape[2] for look in looks)
-    whole_hts = np.zeros((H, T, S), looks[0].dtype)
+def block_diagonal(blocks, between=0):
+    """One (..., T, S) of all sentences' (..., T, S); what crosses from one sentence to another is `between`."""
+    if len(blocks) == 1:
+        return blocks[0]
+    T, S = (sum(block.shape[axis] for block in blocks) for axis in (-2, -1))
+    whole = np.full((*blocks[0].shape[:-2], T, S), between, blocks[0].dtype)
     t = s = 0
-    for look_hts in looks:
-        _, T, S = look_hts.shape
-        whole_hts[:, t : t + T, s : s + S] = look_hts
+    for block in blocks:
+        T, S = block.shape[-2:]
+        whole[..., t : t + T, s : s + S] = block
         t, s = t + T, s + S
-    return whole_hts
+    return whole

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import generation, network, weights
 from .config import Config, Routing
-from .errors import InputError, TokenizerError
+from .errors import InputError, ShapeError, TokenizerError
 from .network import Row
 from .params import check_shapes
 from .tokenizer import Tokenizer
@@ -22,6 +22,7 @@ from .tree import Tree
 __all__ = ["Output", "SwitchTransformer", "load"]
 
 ENGINES = ("kernels", "equations")
+MAX_NEW_TOKENS = 64
 IGNORED = -100
 """A label where there is nothing to predict."""
 
@@ -62,16 +63,25 @@ class SwitchTransformer:
         engine: str = "kernels",
         provenance: dict[str, str] | None = None,
     ) -> None:
-        if engine not in ENGINES:
-            raise InputError(f"engine is {engine!r}, expected one of {', '.join(map(repr, ENGINES))}")
+        _check_choices(routing, engine)
         check_shapes(params, config)
+        _check_dtypes(params)
+        if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+            raise TokenizerError(f"the tokenizer has {tokenizer.vocab_size} tokens, expected at most {config.vocab_size}")
         self.config = config
         self.params = params
         self.routing = routing or Routing.paper()
         self.tokenizer = tokenizer
         self.engine = engine
         self.provenance = dict(provenance or {})
-        self._setup = (import_module(f"switchnp.{engine}"), self.config, self.routing)
+
+    @property
+    def _ops(self) -> Any:
+        return import_module(f"switchnp.{self.engine}")
+
+    @property
+    def _setup(self) -> tuple[Any, Config, Routing]:
+        return self._ops, self.config, self.routing
 
     def __call__(
         self,
@@ -86,14 +96,10 @@ class SwitchTransformer:
         Without a mask every token counts. `labels` without `decoder_input_ids` are shifted right. Raises InputError.
         """
         prompts = self._batch("input_ids", input_ids, attention_mask)
-        targets = self._labels(labels)
-        if decoder_input_ids is None and targets is None:
-            raise InputError("decoder_input_ids and labels are both missing, expected one of them")
-        said = self._shifted(targets) if decoder_input_ids is None else decoder_input_ids
-        words = self._batch("decoder_input_ids", said, decoder_attention_mask, like=prompts)
+        words, targets = self._words(prompts, decoder_input_ids, decoder_attention_mask, labels)
         memory_td, encoder = network.encode(*self._setup, self.params, prompts.row)
         last_td, decoder = network.decode(*self._setup, self.params, words.row, memory_td, prompts.row)
-        logits_tv = network.logits(self._setup[0], self.config, self.params, last_td)
+        logits_tv = network.logits(self._ops, self.config, self.params, last_td)
         losses = self._losses(logits_tv, words, targets, encoder, decoder, prompts.row)
         return Output(words.padded(logits_tv), prompts.padded(memory_td), words.padded(last_td), **losses)
 
@@ -107,7 +113,7 @@ class SwitchTransformer:
         self,
         prompts: str | Sequence[str] | ArrayLike,
         attention_mask: ArrayLike | None = None,
-        max_new_tokens: int = 64,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         use_cache: bool = True,
     ) -> Any:
         """The greedy answer: text to text, texts to texts, ids [B, S] to ids [B, at most 1 + max_new_tokens].
@@ -119,10 +125,7 @@ class SwitchTransformer:
         if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, (int, np.integer)) or max_new_tokens < 1:
             raise InputError(f"max_new_tokens is {max_new_tokens!r}, expected a whole number of 1 or more")
         texts = _texts(prompts)
-        if texts is not None and attention_mask is not None:
-            raise InputError("attention_mask is given with text prompts, expected one only with ids")
-        ids = prompts if texts is None else self._encoded(texts)
-        batch = self._batch("prompts", ids, attention_mask)
+        batch = self._prompts(texts, prompts, attention_mask)
         answers = generation.greedy(*self._setup, self.params, batch.row, int(max_new_tokens), use_cache)
         if texts is None:
             return answers
@@ -141,32 +144,35 @@ class SwitchTransformer:
         Sentences lie end to end in one row (`trace.encoder.segment_t` says whose a token is). Without
         `decoder_input_ids` the decoder is given the greedy answer, word for word, in one pass.
         """
-        texts = _texts(text_or_ids)
-        if texts is not None and attention_mask is not None:
-            raise InputError("attention_mask is given with a text, expected one only with ids")
-        prompts = self._batch("input_ids", text_or_ids if texts is None else self._encoded(texts), attention_mask)
+        prompts = self._prompts(_texts(text_or_ids), text_or_ids, attention_mask)
         if decoder_input_ids is None:
+            if decoder_attention_mask is not None:
+                raise InputError("decoder_attention_mask is given without decoder_input_ids")
             decoder_input_ids, decoder_attention_mask = self._answered(prompts)
         words = self._batch("decoder_input_ids", decoder_input_ids, decoder_attention_mask, like=prompts)
         memory_td, encoder = network.encode(*self._setup, self.params, prompts.row, keep=True)
         last_td, decoder = network.decode(*self._setup, self.params, words.row, memory_td, prompts.row, keep=True)
-        decoder.logits_tv = network.logits(self._setup[0], self.config, self.params, last_td)
+        decoder.logits_tv = network.logits(self._ops, self.config, self.params, last_td)
         return Tree(encoder=encoder, decoder=decoder)
 
-    def save(self, path: str | os.PathLike[str], force: bool = False) -> None:
-        """Write the model to one HDF5 file, whole or not at all; an existing file only with `force`."""
+    def save(self, path: str | os.PathLike[str], dtype: str = "float32", force: bool = False) -> None:
+        """Write the model to one HDF5 file, whole or not at all; an existing file only with `force`.
+
+        dtype   on disk: "float32" or "bfloat16", rounded to nearest even
+        """
         weights.save(
             path,
             self.params,
             self.config,
             self.routing,
+            dtype=dtype,
             tokenizer=self.tokenizer.model_bytes if self.tokenizer else None,
             provenance=self.provenance,
             force=force,
         )
 
     def _answered(self, prompts: _Batch) -> tuple[Any, Any]:
-        answers = generation.greedy(*self._setup, self.params, prompts.row, 64)
+        answers = generation.greedy(*self._setup, self.params, prompts.row, MAX_NEW_TOKENS)
         words = answers[:, :-1]
         ended = np.cumsum(words == self.config.eos_token_id, axis=1) > 0
         return words, ~ended
@@ -174,15 +180,13 @@ class SwitchTransformer:
     def _losses(
         self, logits_tv: Any, words: _Batch, targets: Any, encoder: Tree, decoder: Tree, prompt_row: Row
     ) -> dict[str, Any]:
-        ops, config, routing = self._setup
-        encoder_balance, encoder_z = network.router_losses(ops, routing, encoder, prompt_row)
-        decoder_balance, decoder_z = network.router_losses(ops, routing, decoder, words.row)
-        balance_coef = config.router_aux_loss_coef if routing.balance_coef is None else routing.balance_coef
-        z_coef = config.router_z_loss_coef if routing.z_coef is None else routing.z_coef
+        encoder_balance, encoder_z = network.router_losses(self._ops, self.routing, encoder, prompt_row)
+        decoder_balance, decoder_z = network.router_losses(self._ops, self.routing, decoder, words.row)
         cross_entropy = loss = None
         if targets is not None:
             cross_entropy = self._cross_entropy(logits_tv, words, targets)
-            loss = cross_entropy + balance_coef * (encoder_balance + decoder_balance) + z_coef * (encoder_z + decoder_z)
+            balances, zs = (encoder_balance, decoder_balance), (encoder_z, decoder_z)
+            loss = network.total_loss(self.config, self.routing, cross_entropy, balances, zs)
         return {
             "encoder_balance_loss": encoder_balance,
             "decoder_balance_loss": decoder_balance,
@@ -198,20 +202,35 @@ class SwitchTransformer:
         target_t = targets[words.kept]
         if not (target_t >= 0).any():
             raise InputError(f"labels have no word to predict, expected one that is not {IGNORED} or masked")
-        return float(self._setup[0].cross_entropy(logits_tv, target_t))
+        return float(self._ops.cross_entropy(logits_tv, target_t))
 
-    def _labels(self, labels: ArrayLike | None) -> NDArray[np.int64] | None:
+    def _words(
+        self, prompts: _Batch, ids: ArrayLike | None, mask: ArrayLike | None, labels: ArrayLike | None
+    ) -> tuple[_Batch, NDArray[np.int64] | None]:
+        """What the decoder reads, and what it is to say: given, or the labels shifted right."""
+        if labels is None and ids is None:
+            raise InputError("decoder_input_ids and labels are both missing, expected one of them")
         if labels is None:
-            return None
-        targets, _ = _rectangle("labels", labels, IGNORED)
+            return self._batch("decoder_input_ids", ids, mask, like=prompts), None
+        targets, filled = _rectangle("labels", labels, IGNORED)
         self._check_range("labels", np.where(targets == IGNORED, 0, targets))
-        return targets
+        if ids is not None:
+            return self._batch("decoder_input_ids", ids, mask, like=prompts), targets
+        if mask is not None:
+            filled &= _mask("the mask of labels", mask, filled.shape)
+        return self._batch("labels", self._shifted(targets), filled, like=prompts), targets
 
-    def _shifted(self, targets: Any) -> NDArray[np.int64]:
-        shifted = np.empty_like(targets)
-        shifted[:, 0] = self.config.decoder_start_token_id
-        shifted[:, 1:] = targets[:, :-1]
+    def _shifted(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
+        start = np.full((len(targets), 1), self.config.decoder_start_token_id)
+        shifted = np.concatenate([start, targets[:, :-1]], axis=1)
         return np.where(shifted == IGNORED, self.config.pad_token_id, shifted)
+
+    def _prompts(self, texts: list[str] | None, ids: Any, mask: ArrayLike | None) -> _Batch:
+        if texts is None:
+            return self._batch("input_ids", ids, mask)
+        if mask is not None:
+            raise InputError("attention_mask is given with text, expected one only with ids")
+        return self._batch("input_ids", [self._tokenizer().encode(text) for text in texts], None)
 
     def _batch(self, name: str, ids: Any, mask: ArrayLike | None, like: _Batch | None = None) -> _Batch:
         array, filled = _rectangle(name, ids, self.config.pad_token_id)
@@ -228,9 +247,6 @@ class SwitchTransformer:
         if ids.min() < 0 or ids.max() >= V:
             worst = ids.min() if ids.min() < 0 else ids.max()
             raise InputError(f"{name} has the id {worst}, expected ids from 0 to {V - 1}")
-
-    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self._tokenizer().encode(text) for text in texts]
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -265,11 +281,23 @@ def load(
     """
     if dtype not in ("float32", "float64"):
         raise InputError(f"dtype is {dtype!r}, expected 'float32' or 'float64'")
-    if engine not in ENGINES:
-        raise InputError(f"engine is {engine!r}, expected one of {', '.join(map(repr, ENGINES))}")
+    _check_choices(routing, engine)
     params, header = weights.read(path, dtype)
     tokenizer = Tokenizer(header.tokenizer) if header.tokenizer is not None else None
     return SwitchTransformer(header.config, params, routing or header.routing, tokenizer, engine, header.provenance)
+
+
+def _check_choices(routing: Any, engine: Any) -> None:
+    if engine not in ENGINES:
+        raise InputError(f"engine is {engine!r}, expected one of {', '.join(map(repr, ENGINES))}")
+    if routing is not None and not isinstance(routing, Routing):
+        raise InputError(f"routing is {routing!r}, expected a switchnp.Routing such as Routing.paper()")
+
+
+def _check_dtypes(params: Tree) -> None:
+    dtypes = {str(leaf.dtype) for _, leaf in params.leaves()}
+    if dtypes not in ({"float32"}, {"float64"}):
+        raise ShapeError(f"the weights are {' and '.join(sorted(dtypes))}, expected all float32 or all float64")
 
 
 def _texts(prompts: Any) -> list[str] | None:
@@ -302,13 +330,15 @@ def _whole_numbers(name: str, row: Any, kinds: str) -> NDArray[np.int64]:
         raise InputError(f"{name} has sentences of {array.ndim} axes, expected [B, T] or [T] in all")
     if array.size and array.dtype.kind not in kinds:
         raise InputError(f"{name} has dtype {array.dtype}, expected whole numbers")
+    if array.size and array.max() > np.iinfo(np.int64).max:
+        raise InputError(f"{name} has the id {array.max()}, expected ids of at most 64 bits with sign")
     return array.astype(np.int64)
 
 
 def _array(name: str, values: Any) -> NDArray[Any]:
     try:
         return np.asarray(values)
-    except (ValueError, TypeError, RuntimeError):
+    except Exception:
         raise InputError(f"{name} is no array, expected [B, T] whole numbers or lists of them") from None
 
 

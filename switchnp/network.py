@@ -4,8 +4,9 @@
 sentences laid end to end in one row.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from .layers import Past, Sight
 from .tree import Tree
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """Sentences laid end to end.
 
     segment_t   whose token it is; never falls
@@ -29,7 +31,7 @@ class Row(NamedTuple):
     mask_t: np.ndarray
     sentences: int
 
-    @property
+    @cached_property
     def spans(self):
         """Each sentence's slice of the row."""
         edges = np.searchsorted(self.segment_t, np.arange(self.sentences + 1))
@@ -42,7 +44,7 @@ def encode(ops, config, routing, params, row, keep=False):
     table_vd = stack.embedding_vd if config.separate_embeddings else params.embedding_vd
     x_td = ops.embed(row.ids_t, table_vd)
     a = _opening(row, x_td)
-    sight = _own_sight(ops, config, stack.bias_rh, row, causal=False)
+    sight = _own_sight(ops, config, stack.bias_rh, row, a, keep, causal=False)
     for p in stack.blocks:
         b = Tree()
         x_td, b.attention = layers.self_attention(ops, config, p.attention, x_td, sight, keep)
@@ -61,8 +63,8 @@ def decode(ops, config, routing, params, row, memory_sd, memory_row, keep=False,
     table_vd = stack.embedding_vd if config.separate_embeddings else params.embedding_vd
     x_td = ops.embed(row.ids_t, table_vd)
     a = _opening(row, x_td)
-    seen = 0 if pasts is None or pasts[0].words is None else len(pasts[0].words[0][0])
-    sight = _own_sight(ops, config, stack.bias_rh, row, causal=True, seen=seen)
+    seen = len(pasts[0]) if pasts else 0
+    sight = _own_sight(ops, config, stack.bias_rh, row, a, keep, causal=True, seen=seen)
     over = _memory_sight(ops, row, memory_row, memory_sd.dtype)
     for i, p in enumerate(stack.blocks):
         b, past = Tree(), pasts[i] if pasts else None
@@ -82,7 +84,10 @@ def logits(ops, config, params, last_td):
 
 
 def router_losses(ops, routing, stack, row):
-    """(balance, z) of one stack before their coefficients, in the scope that the routing names."""
+    """(balance, z) of one stack before their coefficients, in the scope that the routing names.
+
+    Source: Switch, eq. 4, "for each Switch layer" (layer); transformers 5.23, one product over a stack's layers (stack).
+    """
     switches = [block.switch for block in stack.blocks if "switch" in block]
     all_sparse = len(switches) == len(stack.blocks)
     if not switches or len(row.ids_t) == 0 or (all_sparse and not routing.all_sparse_loss):
@@ -91,8 +96,18 @@ def router_losses(ops, routing, stack, row):
     if routing.loss_scope == "layer":
         balance = sum(ops.load_balance(p_te, expert_t) for p_te, expert_t in counted)
         return float(balance), float(sum(ops.router_z(a.h_te) for a in switches))
-    balances = [_stack_balance(ops, counted, span) for span in row.spans]
+    balances = [_stack_balance(ops, counted, span) for span in row.spans if span.stop > span.start]
     return float(np.mean(balances)), float(ops.router_z(np.concatenate([a.h_te for a in switches])))
+
+
+def total_loss(config, routing, cross_entropy, balances, zs):
+    """The cross-entropy plus the router losses of both stacks, each times its coefficient.
+
+    Source: Switch, §2.2 (added to the total loss); transformers 5.23.
+    """
+    balance_coef = config.router_aux_loss_coef if routing.balance_coef is None else routing.balance_coef
+    z_coef = config.router_z_loss_coef if routing.z_coef is None else routing.z_coef
+    return cross_entropy + balance_coef * sum(balances) + z_coef * sum(zs)
 
 
 def _stack_balance(ops, counted, span):
@@ -101,6 +116,7 @@ def _stack_balance(ops, counted, span):
 
 
 def _counted(routing, a):
+    """The expert at which the balance loss counts a token: transformers 4.25 to 4.57 see a dropped one at expert 0."""
     return a.expert_t if routing.dropped_counts == "choice" else np.where(a.slot_t < 0, 0, a.expert_t)
 
 
@@ -111,6 +127,8 @@ def _opening(row, x_td):
 def _feedforward(ops, config, routing, p, x_td, b, groups, keep):
     if "switch" in p:
         x_td, b.switch = layers.switch(ops, config, routing, p.switch, x_td, groups, keep)
+        if keep and len(x_td):
+            b.switch.balance = ops.load_balance(b.switch.p_te, b.switch.expert_t)
     else:
         x_td, b.dense = layers.dense(ops, config, p.dense, x_td)
     return x_td
@@ -122,23 +140,35 @@ def _routes(b):
     return Tree(switch=Tree(**{name: b.switch[name] for name in ("h_te", "p_te", "expert_t", "gate_t", "slot_t")}))
 
 
-def _own_sight(ops, config, bias_rh, row, causal, seen=0):
-    buckets = config.relative_attention_num_buckets, config.relative_attention_max_distance
-    biases = []
+def _own_sight(ops, config, bias_rh, row, a, keep, causal, seen=0):
+    known = {}  # sentences of one length and one mask share a bias
+    sentences = []
     for span in row.spans:
-        position_t = row.position_t[span]
-        position_s = np.concatenate([np.arange(seen), position_t])
-        mask_s = np.concatenate([np.ones(seen, bool), row.mask_t[span]])
-        bucket_ts = ops.relative_bucket(ops.distance(position_t, position_s), *buckets, not causal)
-        see_ts = ops.visible(position_t, position_s, mask_s, causal)
-        biases.append(ops.hide(ops.position_bias(bucket_ts, bias_rh), see_ts))
+        position_t, mask_t = row.position_t[span], row.mask_t[span]
+        key = position_t.tobytes(), mask_t.tobytes()
+        if key not in known:
+            known[key] = _own_bias(ops, config, bias_rh, position_t, mask_t, causal, seen)
+        sentences.append(known[key])
+    biases = [bias_hts for _, bias_hts in sentences]
+    if keep:
+        a.bucket_ts = layers.block_diagonal([bucket_ts for bucket_ts, _ in sentences], between=-1)
+        a.bias_hts = layers.block_diagonal(biases, between=-np.inf)
     return Sight(row.spans, row.spans, biases)
+
+
+def _own_bias(ops, config, bias_rh, position_t, mask_t, causal, seen):
+    buckets = config.relative_attention_num_buckets, config.relative_attention_max_distance
+    position_s = np.concatenate([np.arange(seen), position_t])
+    mask_s = np.concatenate([np.ones(seen, bool), mask_t])
+    bucket_ts = ops.relative_bucket(ops.distance(position_t, position_s), *buckets, bidirectional=not causal)
+    see_ts = ops.visible(position_t, position_s, mask_s, causal)
+    return bucket_ts, ops.hide(ops.position_bias(bucket_ts, bias_rh), see_ts)
 
 
 def _memory_sight(ops, row, memory_row, dtype):
     biases = []
     for t, s in zip(row.spans, memory_row.spans, strict=True):
-        see_ts = ops.visible(row.position_t[t], memory_row.position_t[s], memory_row.mask_t[s], False)
+        see_ts = ops.visible(row.position_t[t], memory_row.position_t[s], memory_row.mask_t[s], causal=False)
         biases.append(ops.hide(np.zeros((1, 1, 1), dtype), see_ts))
     return Sight(row.spans, memory_row.spans, biases)
 

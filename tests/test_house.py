@@ -18,6 +18,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0,
     "tree": 0,
+    "strictjson": 0,
+    "files": 1,
     "equations": 1,
     "config": 1,
     "kernels": 2,

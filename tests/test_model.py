@@ -1,6 +1,8 @@
 """The padded edge: what may go in, what comes out, and what is refused in one sentence."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from references import ROOT
 from small import small_config, small_model, small_params
 
 import switchnp
-from switchnp import Routing, SwitchError
+from switchnp import Routing, SwitchError, layers
 from switchnp.errors import InputError, ShapeError, TokenizerError
 
 IDS = [[5, 6, 7, 1], [8, 9, 1, 0]]
@@ -347,3 +349,189 @@ def test_config_and_routing_survive_json():
     assert switchnp.Config.from_json(config.to_json()) == config
     assert Routing.from_json(routing.to_json()) == routing
     assert json.loads(config.to_json())["sparse_encoder_layers"] == []
+
+
+def test_ragged_ids_with_a_mask_are_masked_by_both():
+    model = small_model(Routing.paper())
+
+    out = model([[5, 6, 7], [8, 9]], [[1, 0, 1], [1, 1]], [[0, 3], [0, 4]])
+    by_hand = model([[5, 6, 7], [8, 9, 33]], [[1, 0, 1], [1, 1, 0]], [[0, 3], [0, 4]])
+
+    np.testing.assert_array_equal(out.logits, by_hand.logits)
+
+
+@pytest.mark.parametrize("routing", PRESETS, ids=lambda routing: routing.name)
+def test_ragged_labels_are_masked_beyond_their_end(routing):
+    model = small_model(routing, seed=5)
+
+    together = model([[5, 6, 7], [8, 9, 10]], labels=[[3, 7, 1], [3] * 17])
+    alone = model([[5, 6, 7]], labels=[[3, 7, 1]])
+
+    np.testing.assert_allclose(together.logits[0, :3], alone.logits[0], atol=1e-5)
+
+
+def test_a_long_answer_is_traced_whole():
+    model = small_model(Routing.huggingface())
+    answer = model.generate([5, 6, 7])
+
+    trace = model.trace([5, 6, 7])
+
+    assert answer.shape[1] > 20
+    assert trace.decoder.ids_t.tolist() == answer[0, :-1].tolist()
+
+
+def test_encoder_and_decoder_read_their_own_tables():
+    model = small_model(tie_word_embeddings=False, separate_embeddings=True)
+
+    trace = model.trace([5, 6], decoder_input_ids=[0, 7])
+
+    np.testing.assert_array_equal(trace.encoder.x_td, model.params.encoder.embedding_vd[[5, 6]])
+    np.testing.assert_array_equal(trace.decoder.x_td, model.params.decoder.embedding_vd[[0, 7]])
+
+
+def test_under_the_paper_the_z_losses_of_layers_add_up_too():
+    model = small_model(Routing.paper(), sparse_encoder_layers=(0, 1))
+    trace = model.trace(IDS, decoder_input_ids=SAID)
+
+    out = model(IDS, decoder_input_ids=SAID)
+
+    expected = sum(switchnp.equations.router_z(block.switch.h_te) for block in trace.encoder.blocks)
+    assert out.encoder_z_loss == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("choice", "T", "expected"),
+    [
+        ({"capacity": None}, 100, 7),
+        ({"capacity": None}, 5, 5),
+        ({"capacity": 3}, 100, 3),
+        ({"capacity": 0}, 100, 0),
+        ({"capacity": "ceil", "eval_capacity_factor": 1.0}, 9, 3),
+        ({"capacity": "floor", "eval_capacity_factor": 1.0}, 11, 2),
+        ({"capacity": "round", "eval_capacity_factor": 1.0}, 11, 3),
+        ({"capacity": "ceil", "eval_capacity_factor": 2.0}, 9, 5),
+        ({"capacity": "floor", "min_capacity": 4, "eval_capacity_factor": 1.0}, 8, 4),
+        ({"capacity": "floor", "min_capacity": 0, "eval_capacity_factor": 1.0}, 3, 0),
+    ],
+)
+def test_every_capacity_rule_gives_its_number_of_slots(choice, T, expected):
+    config = small_config(expert_capacity=7)
+
+    assert layers.capacity(switchnp.equations, config, Routing(**choice), T) == expected
+
+
+@pytest.mark.parametrize("engine", ["kernels", "equations"])
+@pytest.mark.parametrize("routing", PRESETS, ids=lambda routing: routing.name)
+def test_no_capacity_at_all_still_gives_numbers(routing, engine):
+    nothing = replace(routing, capacity=0, min_capacity=0)
+    model = small_model(nothing, engine)
+
+    out, trace = model(IDS, labels=SAID), model.trace(IDS, decoder_input_ids=SAID)
+
+    assert np.isfinite(out.logits).all()
+    assert np.isfinite(out.loss)
+    assert (trace.encoder.blocks[1].switch.slot_t == -1).all()
+    if routing.dropped == "zero":
+        assert (trace.encoder.blocks[1].switch.y_td == 0).all()
+
+
+def test_the_seats_of_several_sentences_lead_to_their_tokens():
+    model = small_model(Routing.huggingface(), expert_capacity=2)
+    rng = np.random.default_rng(3)
+
+    a = model.trace(rng.integers(2, 40, (3, 6)), decoder_input_ids=[[0]] * 3).encoder.blocks[1].switch
+
+    assert ((a.slot_t < 0) == (a.seat_t < 0)).all()
+    assert (a.slot_t < 0).any()
+    for t in np.flatnonzero(a.seat_t >= 0):
+        np.testing.assert_array_equal(a.x_ecd[a.expert_t[t], a.seat_t[t]], a.n_td[t])
+        expected = a.gate_t[t] * a.y_ecd[a.expert_t[t], a.seat_t[t]]
+        np.testing.assert_allclose(a.y_td[t], expected, atol=1e-6)
+
+
+def test_a_trace_names_buckets_biases_and_the_balance_of_each_layer():
+    model = small_model(Routing.huggingface())
+    trace = model.trace([[5, 6, 7], [8, 9, 1]], [[1, 1, 1], [1, 1, 0]], [[0], [0]])
+    a = trace.encoder
+
+    assert a.bucket_ts.shape == (6, 6)
+    assert (a.bucket_ts[:3, 3:] == -1).all()
+    assert a.bias_hts.shape == (3, 6, 6)
+    assert (a.bias_hts[:, :3, 3:] == -np.inf).all()
+    np.testing.assert_array_equal(a.bias_hts[:, 0, 2], model.params.encoder.bias_rh[a.bucket_ts[0, 2]])
+    switch = a.blocks[1].switch
+    assert switch.balance == switchnp.equations.load_balance(switch.p_te, switch.expert_t)
+
+
+def test_routing_may_be_changed_on_a_model():
+    model = small_model(Routing.huggingface("5.23"), expert_capacity=1)
+    ids = [[5, 6, 7, 8, 9, 10, 11, 1]]
+    model.routing = Routing.huggingface("4.25")
+
+    changed = model(ids, decoder_input_ids=SAID[:1]).logits
+
+    expected = small_model(Routing.huggingface("4.25"), expert_capacity=1)(ids, decoder_input_ids=SAID[:1]).logits
+    np.testing.assert_array_equal(changed, expected)
+
+
+def test_a_wholly_masked_sentence_does_not_count_in_the_losses_of_a_stack():
+    routing = Routing(loss_scope="stack")
+    model = small_model(routing)
+
+    out = model([[5, 6], [7, 8]], [[0, 0], [1, 1]], labels=[[2], [3]])
+    alone = model([[7, 8]], labels=[[3]])
+
+    assert out.encoder_balance_loss == pytest.approx(alone.encoder_balance_loss)
+
+
+def test_a_model_saves_as_bfloat16(tmp_path):
+    model = small_model()
+    model.save(tmp_path / "narrow.h5", dtype="bfloat16")
+
+    copy = switchnp.load(tmp_path / "narrow.h5")
+
+    np.testing.assert_allclose(copy.params.embedding_vd, model.params.embedding_vd, rtol=2**-8)
+    assert (tmp_path / "narrow.h5").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: model.trace([5], decoder_attention_mask=[[1]]), "decoder_attention_mask is given without"),
+        (lambda model: model.encode(np.array([[2**63 + 5]], np.uint64)), "has the id 9223372036854775813"),
+        (lambda model: model([5], labels=np.array([[2**64 - 100]], np.uint64)), "has the id 18446744073709551516"),
+        (lambda model: model.generate([]), "a sentence without tokens"),
+        (lambda model: model.encode({1, 2}), "sentences of 0 axes"),
+        (lambda model: switchnp.SwitchTransformer(model.config, model.params, routing="paper"), "expected a switchnp.Routing"),
+    ],
+)
+def test_more_bad_input_is_refused_in_one_sentence(call, message):
+    with pytest.raises(InputError) as refusal:
+        call(small_model())
+
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.int64, ">f4"])
+def test_weights_of_another_kind_are_refused(dtype):
+    config = small_config()
+
+    with pytest.raises(ShapeError, match="expected all float32 or all float64"):
+        switchnp.SwitchTransformer(config, small_params(config).map(lambda leaf: leaf.astype(dtype)))
+
+
+def test_a_tokenizer_beyond_the_vocabulary_is_refused(numbers):
+    config = small_config()
+
+    with pytest.raises(TokenizerError, match="the tokenizer has 512 tokens, expected at most 40"):
+        switchnp.SwitchTransformer(config, small_params(config), tokenizer=numbers.tokenizer)
+
+
+def test_threads_may_share_a_model(numbers):
+    prompts = [f"say in French: {n}" for n in range(1000, 1040)]
+    expected = [numbers.generate(prompt) for prompt in prompts]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(numbers.generate, prompts))
+
+    assert answers == expected

@@ -22,7 +22,7 @@ def attention_weights(q_thk, k_shk, bias_hts):
 
         a = softmax(q k^T + b)
 
-    T5 does not divide by sqrt(K); the factor is part of the first values of W_q. Rows sum to 1.
+    Rows sum to 1. T5 does not divide by sqrt(K); that factor is part of the first values of W_q.
 
     Source: transformers 5.23 (scaling 1.0).
     """

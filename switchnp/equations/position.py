@@ -21,23 +21,25 @@ def relative_bucket(distance_ts, R, max_distance, bidirectional):
     """Which of R learned distances stands for this one: near ones exactly, far ones by their logarithm.
 
         bucket = |r|                                              where |r| < m
-        bucket = m + floor(ln(|r|/m) / ln(max_distance/m) (R-m))  beyond, at most R - 1
+        bucket = m + floor(ln(|r|/m) / ln(max_distance/m) (n-m))  beyond, at most n - 1
 
-    with m = R/2. Bidirectional stacks give half of the buckets to tokens ahead; causal ones see none ahead.
+    with m = n/2. A causal decoder sees none ahead and has n = R; a bidirectional encoder has n = R/2 for tokens behind, and
+    the other half of its buckets for tokens ahead.
 
     Source: T5 (Raffel et al. 2020), §2.1; the float32 arithmetic, in this order, is that of transformers 5.23.
     """
     if bidirectional:
-        R = R // 2
-        ahead_ts = np.where(distance_ts > 0, R, 0)
+        n = R // 2
+        ahead_ts = np.where(distance_ts > 0, n, 0)
         far_ts = np.abs(distance_ts)
     else:
+        n = R
         ahead_ts = 0
         far_ts = np.maximum(-distance_ts, 0)
-    m = R // 2
+    m = n // 2
     ratio_ts = np.maximum(far_ts, 1).astype(np.float32) / np.float32(m)
-    steps_ts = np.log(ratio_ts) / np.float32(math.log(max_distance / m)) * np.float32(R - m)
-    log_ts = np.minimum(m + steps_ts.astype(np.int64), R - 1)
+    steps_ts = np.log(ratio_ts) / np.float32(math.log(max_distance / m)) * np.float32(n - m)
+    log_ts = np.minimum(m + steps_ts.astype(np.int64), n - 1)
     return ahead_ts + np.where(far_ts < m, far_ts, log_ts)
 
 

@@ -20,7 +20,8 @@ def gated_mixture(x_td, expert_t, slot_t, gate_t, wi0_edf, wi1_edf, wo_efd, C, a
     """See equations.gated_mixture. Kept tokens sorted by expert, three GEMMs for each live one."""
     y_td = np.zeros_like(x_td)
     for e, kept_t in _queues(expert_t, slot_t, len(wi0_edf)):
-        h_tf = activation(x_td[kept_t] @ wi0_edf[e]) * (x_td[kept_t] @ wi1_edf[e])
+        queue_td = x_td[kept_t]
+        h_tf = activation(queue_td @ wi0_edf[e]) * (queue_td @ wi1_edf[e])
         y_td[kept_t] = gate_t[kept_t, None] * (h_tf @ wo_efd[e])
     return y_td
 

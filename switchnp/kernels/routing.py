@@ -24,7 +24,7 @@ def router_logits(x_td, wr_de, br_e=None):
 
 @jit()
 def softmax(h_te):
-    """See equations.softmax. Three passes over each row, in place."""
+    """See equations.softmax. Three passes over each row."""
     T, E = h_te.shape
     p_te = np.empty_like(h_te)
     for t in range(T):

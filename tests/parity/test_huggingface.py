@@ -78,7 +78,7 @@ def compare_stack(a, stack, arrays):
     for i, state_td in enumerate(states):
         theirs = arrays[f"{stack}/hidden_states/{i}"]
         np.testing.assert_allclose(state_td.reshape(theirs.shape), theirs, rtol=0, atol=5e-5)
-    count = len(states)
+    count = len(states) + compare_bias(a, stack, arrays, T)
     for i, block in enumerate(a.blocks):
         key = f"{stack}/block{i}"
         out_td = block.dense.x_td if "dense" in block else block.switch.x_td
@@ -88,6 +88,18 @@ def compare_stack(a, stack, arrays):
             compare_switch(block.switch, key, arrays, B, T)
             count += 7
     return count
+
+
+def compare_bias(a, stack, arrays, T):
+    """Distance buckets and what they add to scores, where a token may be seen."""
+    if f"{stack}/position_bucket" not in arrays:
+        return 0
+    np.testing.assert_array_equal(a.bucket_ts[:T, :T], arrays[f"{stack}/position_bucket"])
+    expected_hts = arrays[f"{stack}/position_bias"][0]
+    bias_hts = a.bias_hts[:, : expected_hts.shape[1], :T]
+    seen = bias_hts > np.finfo(np.float32).min
+    np.testing.assert_allclose(bias_hts[seen], expected_hts[seen], rtol=0, atol=1e-6)
+    return 2
 
 
 def compare_attention(block, stack, i, arrays, B, T):
