@@ -8,7 +8,6 @@ prints the time and the peak of memory of each.
 
 import argparse
 import json
-import os
 import resource
 import struct
 import subprocess
@@ -21,22 +20,14 @@ import ml_dtypes
 import numpy as np
 
 from switchnp import Config
-from switchnp.conversion.huggingface import _their_shape, sources
-from switchnp.params import blueprint
+from switchnp.conversion.renames import tensor_shapes
 
 CONFIG = Config.preset("switch-base-8")
 
 
-class Everything:
-    """A checkpoint in which no tensor is missing."""
-
-    def __contains__(self, name):
-        return True
-
-
 def write(folder):
     """A Hugging Face folder of random weights, written tensor by tensor."""
-    shapes = {name: _their_shape(path, CONFIG) for path in blueprint(CONFIG) for name in sources(path, CONFIG, Everything())}
+    shapes = tensor_shapes(CONFIG)
     header, offset = {}, 0
     for name, shape in shapes.items():
         size = 2 * int(np.prod(shape))
@@ -101,5 +92,4 @@ def main():
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
     main()
