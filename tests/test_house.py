@@ -127,7 +127,7 @@ def test_suffixes_are_letters_of_the_alphabet(path):
 def test_every_equation_cites_its_source_and_is_short(equation):
     body = inspect.getsource(equation).split('"""')[-1]
 
-    assert re.search(r"^ +Source: ", equation.__doc__, re.M)
+    assert re.search(r"^ *Source: ", equation.__doc__, re.M)
     assert len([line for line in body.splitlines() if line.strip()]) <= 16
 
 
