@@ -33,7 +33,8 @@ BLOCK = 1 << 22
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 NOWHERE = 2**64 - 1
 LAYOUTS = {h5d.COMPACT: "compact", h5d.CHUNKED: "chunked", h5d.VIRTUAL: "virtual"}
-_PLUGINS = threading.Lock()
+_LIBRARY = threading.RLock()
+"""One thread at a time has a file open: h5py, closing one, looks through the objects of all."""
 FOREIGN = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError, MemoryError)
 
 
@@ -115,7 +116,7 @@ def create(
     """
     marked = {"format": FORMAT, "format_version": FORMAT_VERSION, **attributes}
     layout = {"libver": ("v110", "v110"), "alignment_threshold": 1, "alignment_interval": 64}
-    with h5py.File(path, "w", locking=False, **layout) as file:
+    with _LIBRARY, h5py.File(path, "w", locking=False, **layout) as file:
         for name, text in marked.items():
             file.attrs[name] = np.bytes_(text)
         return {name: _room(file, name, shape, dtype) for name, (shape, dtype) in datasets.items()}
@@ -123,7 +124,7 @@ def create(
 
 def sign(path: str | os.PathLike[str], digests: Mapping[str, str]) -> None:
     """Write the sha256 of every dataset into the room that `create` left for it."""
-    with h5py.File(path, "r+", libver=("v110", "v110"), locking=False) as file:
+    with _LIBRARY, h5py.File(path, "r+", libver=("v110", "v110"), locking=False) as file:
         for name, digest in digests.items():
             h5a.open(file[name].id, b"sha256").write(np.array(digest, "S64"))
 
@@ -273,7 +274,7 @@ def _explained(where: str) -> Iterator[None]:
 @contextmanager
 def _without_plugins() -> Iterator[None]:
     """HDF5 would load every library in its plugin folders to find an unknown filter, and so run their code."""
-    with _PLUGINS:
+    with _LIBRARY:
         folders = [h5pl.get(i) for i in range(h5pl.size())]
         for _ in folders:
             h5pl.remove(0)
