@@ -29,7 +29,10 @@ _HOMES = {
     "convert": "conversion",
     "load": "model",
 }
-_ROOMS = {"config", "conversion", "equations", "errors", "kernels", "model", "params", "tokenizer", "tree", "weights"}
+_ROOMS = {
+    *("config", "conversion", "equations", "errors", "files", "generation", "hdf5", "kernels", "layers"),
+    *("model", "network", "params", "strictjson", "tokenizer", "tree", "weights"),
+}
 
 
 def __getattr__(name: str) -> Any:

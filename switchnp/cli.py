@@ -9,11 +9,12 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from .errors import FileError, SwitchError
 from .files import shown
 
 __all__ = ["main"]
@@ -29,12 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         with warnings.catch_warnings(), _terminated_cleanly():
-            warnings.showwarning = _one_line_warning
-            options.command(options)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            warnings.showwarning = _one_line_warnings()
+            answer = options.command(options)
+        _say(answer)
     except KeyboardInterrupt:
         return _explained("interrupted", 130)
     except Exception as error:
@@ -42,33 +40,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def info(options: argparse.Namespace) -> None:
+def info(options: argparse.Namespace) -> str:
     """What a weights file holds; its structure is checked, and with --verify its weights too."""
     from . import weights
 
     header, arrays = weights.read_header(options.file)
     if options.verify:
-        weights.read(options.file)
+        weights.verify(options.file)
     facts = _facts(options.file, header) | {"verified": options.verify}
     if options.json:
         routing = {"routing": asdict(header.routing), "config": asdict(header.config)}
-        _print_json(facts | routing | {"arrays": {array.path: list(array.shape) for array in arrays}})
-        return
-    _print_facts(facts, header)
+        return _json(facts | routing | {"arrays": {array.path: list(array.shape) for array in arrays}})
+    return _fact_lines(facts, header)
 
 
-def generate(options: argparse.Namespace) -> None:
+def generate(options: argparse.Namespace) -> str:
     """The greedy answer to each prompt."""
     model = _load(options)
     answers = model.generate(options.prompts, max_new_tokens=options.max_new_tokens)
     if options.json:
-        _print_json([{"prompt": prompt, "answer": answer} for prompt, answer in zip(options.prompts, answers, strict=True)])
-        return
-    for answer in answers:
-        print(answer)
+        return _json([{"prompt": prompt, "answer": answer} for prompt, answer in zip(options.prompts, answers, strict=True)])
+    return "\n".join(map(_plain, answers))
 
 
-def convert(options: argparse.Namespace) -> None:
+def convert(options: argparse.Namespace) -> str:
     """A Hugging Face folder becomes one HDF5 file."""
     from . import weights
     from .conversion import convert as convert_folder
@@ -77,23 +72,23 @@ def convert(options: argparse.Namespace) -> None:
     header, _ = weights.read_header(options.target)
     facts = _facts(options.target, header)
     if options.json:
-        _print_json(facts)
-        return
-    print(f"{options.target}: {facts['parameters']:,} parameters in {facts['dtype']}, {facts['bytes']:,} bytes")
+        return _json(facts)
+    return f"{shown(options.target)}: {facts['parameters']:,} parameters in {facts['dtype']}, {facts['bytes']:,} bytes"
 
 
-def trace(options: argparse.Namespace) -> None:
+def trace(options: argparse.Namespace) -> str:
     """Where each token went: its expert, its gate and its slot in every sparse layer."""
     model = _load(options)
     seats = list(_seats(model, model.trace(options.text)))
     if options.json:
-        _print_json([seat._asdict() for seat in seats])
-        return
+        return _json([seat._asdict() for seat in seats])
+    lines = []
     for stack in ("encoder", "decoder"):
-        print(f"{stack}\n{'token':<16} {'layer':>5} {'expert':>6} {'gate':>6}  slot")
+        lines += [stack, f"{'token':<16} {'layer':>5} {'expert':>6} {'gate':>6}  slot"]
         for seat in (seat for seat in seats if seat.stack == stack):
             slot = "dropped" if seat.slot is None else seat.slot
-            print(f"{shown(seat.token):<16} {seat.layer:>5} {seat.expert:>6} {seat.gate:>6.3f}  {slot}")
+            lines.append(f"{_plain(seat.token):<16} {seat.layer:>5} {seat.expert:>6} {seat.gate:>6.3f}  {slot}")
+    return "\n".join(lines)
 
 
 class Seat(NamedTuple):
@@ -139,7 +134,7 @@ def _facts(path: str, header: Any) -> dict[str, Any]:
     }
 
 
-def _print_facts(facts: dict[str, Any], header: Any) -> None:
+def _fact_lines(facts: dict[str, Any], header: Any) -> str:
     config = header.config
     gated, tied = (" (gated)" if config.is_gated_act else ""), ("tied" if config.tie_word_embeddings else "untied")
     lines = {
@@ -156,16 +151,31 @@ def _print_facts(facts: dict[str, Any], header: Any) -> None:
         **{f"origin {name}": text for name, text in sorted(facts["provenance"].items())},
     }
     width = max(map(len, lines))
-    for name, line in lines.items():
-        print(f"{name:<{width}}  {line}")
+    return "\n".join(f"{name:<{width}}  {line}" for name, line in lines.items())
 
 
 def _listed(layers: Sequence[int]) -> str:
     return " ".join(map(str, layers)) or "none"
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=1))
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1)
+
+
+def _plain(text: str) -> str:
+    """A text on one line, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def _say(answer: str) -> None:
+    if sys.stdout is None:
+        return
+    try:
+        print(answer, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        raise FileError(f"the answer cannot be written: {error.strerror}") from None
 
 
 @contextmanager
@@ -181,8 +191,16 @@ def _terminated_cleanly() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _one_line_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    _explained(f"warning: {message}")
+def _one_line_warnings() -> Callable[..., None]:
+    """Shows each warning once, on a line."""
+    said: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in said:
+            said.add(str(message))
+            _explained(f"warning: {message}")
+
+    return show
 
 
 def _explained(sentence: str, status: int = 1) -> int:
@@ -192,22 +210,20 @@ def _explained(sentence: str, status: int = 1) -> int:
 
 
 def _sentence(error: Exception) -> str:
-    from .errors import SwitchError
-
     said = " ".join(str(error).split())
     if isinstance(error, SwitchError):
         return said
     if isinstance(error, MemoryError):
         return f"out of memory ({said})" if said else "out of memory"
-    if isinstance(error, OSError):
-        return f"the answer cannot be written: {said}"
     return f"unexpected {type(error).__name__}, which is a bug: {said}"
 
 
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
 
-    parser = argparse.ArgumentParser(prog="switchnp", description="Switch Transformers in NumPy, Numba and HDF5.")
+    parser = argparse.ArgumentParser(
+        prog="switchnp", allow_abbrev=False, description="Switch Transformers in NumPy, Numba and HDF5."
+    )
     parser.add_argument("--version", action="version", version=f"switchnp {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _info_options(commands)
@@ -260,7 +276,9 @@ def _count(text: str) -> int:
 
 def _command(commands: Any, function: Any, example: str) -> argparse.ArgumentParser:
     about = function.__doc__
-    command = commands.add_parser(function.__name__, help=about, description=about, epilog=f"example: {example}")
+    command = commands.add_parser(
+        function.__name__, allow_abbrev=False, help=about, description=about, epilog=f"example: {example}"
+    )
     command.set_defaults(command=function)
     command.add_argument("--json", action="store_true", help="answer in JSON")
     return command

@@ -213,7 +213,7 @@ class Routing:
         plain = self.name.isprintable() and len(self.name) <= 80
         _require(plain, f"Routing.name is {_short(self.name)}, expected at most 80 printable characters")
         for name in ("eval_capacity_factor", "train_capacity_factor"):
-            _require(0 < getattr(self, name) < 1e9, f"Routing.{name} is {getattr(self, name)}, expected above 0")
+            _require(getattr(self, name) > 0, f"Routing.{name} is {getattr(self, name)}, expected above 0")
         _require(self.min_capacity >= 0, f"Routing.min_capacity is {self.min_capacity}, expected at least 0")
 
     @classmethod

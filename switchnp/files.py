@@ -18,7 +18,7 @@ from .errors import FileError, SwitchError
 
 __all__ = ["as_path", "check_regular", "readable", "replacing", "shown", "writable"]
 
-NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 def shown(name: Any) -> str:
@@ -118,18 +118,20 @@ def _temporary(path: Path) -> tuple[Path, int]:
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-        _lock(descriptor)
-        if _is_ours(temporary, descriptor):
+        try:
+            locked = _lock(descriptor)
+        except OSError:  # a file system without locks, where nobody will take it for stale either
+            locked = True
+        if locked and _is_ours(temporary, descriptor):
             return temporary, descriptor
         os.close(descriptor)
 
 
 def _lock(descriptor: int) -> bool:
+    """Whether the lock is ours now, or another's; raises OSError where there are no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
         return False
     return True
 
@@ -154,6 +156,8 @@ def _publish(temporary: Path, descriptor: int, path: Path, force: bool) -> None:
         else:
             temporary.unlink()
             return
+        if os.path.lexists(path):
+            raise _exists(path)
     os.replace(temporary, path)
 
 

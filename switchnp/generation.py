@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from . import network
+from . import layers, network
 from .network import Row
 
 __all__ = ["greedy"]
@@ -18,7 +18,7 @@ def greedy(ops, config, routing, params, row, max_new_tokens, use_cache=True):
     return  ids (B, 1 + at most max_new_tokens), beginning with the start id, padded after `</s>`
     """
     memory_sd, _ = network.encode(ops, config, routing, params, row)
-    pasts = network.new_pasts(config) if use_cache else None
+    pasts = layers.new_pasts(config) if use_cache else None
     answers = np.full((row.sentences, 1), config.decoder_start_token_id)
     ended = np.zeros(row.sentences, bool)
     while answers.shape[1] <= max_new_tokens and not ended.all():

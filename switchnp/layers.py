@@ -7,6 +7,18 @@ import numpy as np
 from .config import ACTIVATIONS, ROUNDINGS
 from .tree import Tree
 
+__all__ = [
+    "Past",
+    "Sight",
+    "block_diagonal",
+    "capacity",
+    "cross_attention",
+    "dense",
+    "new_pasts",
+    "self_attention",
+    "switch",
+]
+
 
 class Sight(NamedTuple):
     """Who looks at whom, a sentence at a time: tokens `spans_t[i]` at tokens `spans_s[i]`, with `biases[i]` (H, T, S)."""
@@ -34,6 +46,11 @@ class Past:
             values = [np.concatenate(pair) for pair in zip(self.words[1], values, strict=True)]
         self.words = keys, values
         return self.words
+
+
+def new_pasts(config):
+    """Empty memories for a decoder that is about to speak, one a block."""
+    return [Past() for _ in range(config.num_decoder_layers)]
 
 
 def self_attention(ops, config, p, x_td, sight, keep=False, past=None):
@@ -81,8 +98,11 @@ def dense(ops, config, p, x_td):
 def switch(ops, config, routing, p, x_td, groups, keep=False):
     """x + p_i(n) E_i(n) with n = norm(x), each token through the one expert it asks for most, if there is room.
 
-    groups  the slices of tokens that queue together
-    keep    name also what sat in the queues, x_ecd, and what came out of them, y_ecd; seat_t is a token's place there
+    p_te is `router_probs` in its two halves, for the z-loss needs the logits h_te.
+
+    groups      the slices of tokens that queue together
+    keep        name also what sat in the queues of the whole row, x_ecd, and what came out, y_ecd
+    row_slot_t  a token's place in those; with one group it is slot_t
     """
     a = Tree()
     a.n_td = ops.rms_norm(x_td, p.norm_d, config.layer_norm_epsilon)
@@ -91,10 +111,10 @@ def switch(ops, config, routing, p, x_td, groups, keep=False):
     a.expert_t = ops.top1(a.p_te)
     a.gate_t = ops.gate(a.p_te, a.expert_t)
     a.slot_t, C = _slots(ops, config, routing, a.expert_t, groups)
-    a.seat_t, C = _seats(ops, config, a.expert_t, a.slot_t, C, groups)
-    a.y_td = _answers(ops, config, p, a, C)
+    a.row_slot_t, row_C = _row_slots(ops, config, a.expert_t, a.slot_t, C, groups)
+    a.y_td = _answers(ops, config, p, a, row_C)
     if keep:
-        a.x_ecd = ops.dispatch(a.n_td, a.expert_t, a.seat_t, config.num_experts, C)
+        a.x_ecd = ops.dispatch(a.n_td, a.expert_t, a.row_slot_t, config.num_experts, row_C)
         a.y_ecd = _queues_answers(ops, config, p, a.x_ecd)
     if routing.dropped == "identity":
         a.y_td = ops.pass_dropped(a.y_td, a.n_td, a.slot_t, a.gate_t)
@@ -122,22 +142,22 @@ def _slots(ops, config, routing, expert_t, groups):
     return slot_t, max((C for _, C in queues), default=0)
 
 
-def _seats(ops, config, expert_t, slot_t, C, groups):
+def _row_slots(ops, config, expert_t, slot_t, C, groups):
     """One queue an expert for the whole row: a lone group's own, or those of all groups end to end without gaps."""
     if len(groups) == 1:
         return slot_t, C
     kept_t = slot_t >= 0
-    seat_t = np.full(len(expert_t), -1)
-    seat_t[kept_t] = ops.slots(expert_t[kept_t], config.num_experts, len(expert_t))
-    return seat_t, int(seat_t.max(initial=-1)) + 1
+    row_slot_t = np.full(len(expert_t), -1)
+    row_slot_t[kept_t] = ops.slots(expert_t[kept_t], config.num_experts, len(expert_t))
+    return row_slot_t, int(row_slot_t.max(initial=-1)) + 1
 
 
-def _answers(ops, config, p, a, C):
+def _answers(ops, config, p, a, row_C):
     activation = getattr(ops, ACTIVATIONS[config.dense_act_fn])
-    seating = a.n_td, a.expert_t, a.seat_t, a.gate_t
+    seated = a.n_td, a.expert_t, a.row_slot_t, a.gate_t
     if config.is_gated_act:
-        return ops.gated_mixture(*seating, p.wi0_edf, p.wi1_edf, p.wo_efd, C, activation)
-    return ops.mixture(*seating, p.wi_edf, p.wo_efd, C, activation)
+        return ops.gated_mixture(*seated, p.wi0_edf, p.wi1_edf, p.wo_efd, row_C, activation)
+    return ops.mixture(*seated, p.wi_edf, p.wo_efd, row_C, activation)
 
 
 def _queues_answers(ops, config, p, x_ecd):

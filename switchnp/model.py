@@ -27,7 +27,7 @@ IGNORED = -100
 """A label where there is nothing to predict."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Output:
     """What a forward pass answers. B sentences, T words of the decoder, S of the encoder, V of the vocabulary.
 
@@ -66,8 +66,8 @@ class SwitchTransformer:
         _check_choices(routing, engine)
         check_shapes(params, config)
         _check_dtypes(params)
-        if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-            raise TokenizerError(f"the tokenizer has {tokenizer.vocab_size} tokens, expected at most {config.vocab_size}")
+        if tokenizer is not None:
+            weights.check_vocabulary(tokenizer, config)
         self.config = config
         self.params = params
         self.routing = routing or Routing.paper()
@@ -77,6 +77,7 @@ class SwitchTransformer:
 
     @property
     def _ops(self) -> Any:
+        _check_choices(self.routing, self.engine)
         return import_module(f"switchnp.{self.engine}")
 
     @property
@@ -141,8 +142,9 @@ class SwitchTransformer:
     ) -> Tree:
         """Every array of the forward pass by name: `trace.encoder.blocks[1].switch.p_te`, `trace.decoder.logits_tv`.
 
-        Sentences lie end to end in one row (`trace.encoder.segment_t` says whose a token is). Without
-        `decoder_input_ids` the decoder is given the greedy answer, word for word, in one pass.
+        Sentences lie end to end in one row (`trace.encoder.segment_t` says whose a token is). A stack's own `x_td` is what
+        goes into its first block, a layer's is the stream behind it. Without `decoder_input_ids` the decoder is given the
+        greedy answer, word for word, in one pass.
         """
         prompts = self._prompts(_texts(text_or_ids), text_or_ids, attention_mask)
         if decoder_input_ids is None:
@@ -254,7 +256,7 @@ class SwitchTransformer:
         return self.tokenizer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Batch:
     """A padded batch as one row; `kept` [B, T] says which of its places are in the row."""
 
@@ -279,8 +281,6 @@ def load(
 
     Raises FileError where the path cannot be read and WeightsError where the file is not a sound model.
     """
-    if dtype not in ("float32", "float64"):
-        raise InputError(f"dtype is {dtype!r}, expected 'float32' or 'float64'")
     _check_choices(routing, engine)
     params, header = weights.read(path, dtype)
     tokenizer = Tokenizer(header.tokenizer) if header.tokenizer is not None else None

@@ -11,11 +11,13 @@ from itertools import pairwise
 import numpy as np
 
 from . import layers
-from .layers import Past, Sight
+from .layers import Sight
 from .tree import Tree
 
+__all__ = ["Row", "decode", "encode", "logits", "router_losses", "total_loss"]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Row:
     """Sentences laid end to end.
 
@@ -44,7 +46,10 @@ def encode(ops, config, routing, params, row, keep=False):
     table_vd = stack.embedding_vd if config.separate_embeddings else params.embedding_vd
     x_td = ops.embed(row.ids_t, table_vd)
     a = _opening(row, x_td)
-    sight = _own_sight(ops, config, stack.bias_rh, row, a, keep, causal=False)
+    biases = _own_biases(ops, config, stack.bias_rh, row, causal=False)
+    sight = Sight(row.spans, row.spans, [bias_hts for _, bias_hts in biases])
+    if keep:
+        a.bucket_ts, a.bias_hts = _whole_biases(biases)
     for p in stack.blocks:
         b = Tree()
         x_td, b.attention = layers.self_attention(ops, config, p.attention, x_td, sight, keep)
@@ -64,12 +69,15 @@ def decode(ops, config, routing, params, row, memory_sd, memory_row, keep=False,
     x_td = ops.embed(row.ids_t, table_vd)
     a = _opening(row, x_td)
     seen = len(pasts[0]) if pasts else 0
-    sight = _own_sight(ops, config, stack.bias_rh, row, a, keep, causal=True, seen=seen)
-    over = _memory_sight(ops, row, memory_row, memory_sd.dtype)
+    biases = _own_biases(ops, config, stack.bias_rh, row, causal=True, seen=seen)
+    sight = Sight(row.spans, row.spans, [bias_hts for _, bias_hts in biases])
+    if keep:
+        a.bucket_ts, a.bias_hts = _whole_biases(biases)
+    memory_sight = _memory_sight(ops, row, memory_row, memory_sd.dtype)
     for i, p in enumerate(stack.blocks):
         b, past = Tree(), pasts[i] if pasts else None
         x_td, b.attention = layers.self_attention(ops, config, p.attention, x_td, sight, keep, past)
-        x_td, b.cross = layers.cross_attention(ops, config, p.cross, x_td, memory_sd, over, keep, past)
+        x_td, b.cross = layers.cross_attention(ops, config, p.cross, x_td, memory_sd, memory_sight, keep, past)
         x_td = _feedforward(ops, config, routing, p, x_td, b, row.spans, keep)
         a.blocks.append(b if keep else _routes(b))
     a.last_td = ops.rms_norm(x_td, stack.norm_d, config.layer_norm_epsilon)
@@ -137,23 +145,24 @@ def _feedforward(ops, config, routing, p, x_td, b, groups, keep):
 def _routes(b):
     if "switch" not in b:
         return Tree()
-    return Tree(switch=Tree(**{name: b.switch[name] for name in ("h_te", "p_te", "expert_t", "gate_t", "slot_t")}))
+    return Tree(switch=Tree(**{name: b.switch[name] for name in ("h_te", "p_te", "expert_t", "slot_t")}))
 
 
-def _own_sight(ops, config, bias_rh, row, a, keep, causal, seen=0):
-    known = {}  # sentences of one length and one mask share a bias
-    sentences = []
+def _own_biases(ops, config, bias_rh, row, causal, seen=0):
+    """Each sentence's (bucket_ts, bias_hts); those of one length and one mask share theirs."""
+    known, biases = {}, []
     for span in row.spans:
         position_t, mask_t = row.position_t[span], row.mask_t[span]
         key = position_t.tobytes(), mask_t.tobytes()
         if key not in known:
             known[key] = _own_bias(ops, config, bias_rh, position_t, mask_t, causal, seen)
-        sentences.append(known[key])
-    biases = [bias_hts for _, bias_hts in sentences]
-    if keep:
-        a.bucket_ts = layers.block_diagonal([bucket_ts for bucket_ts, _ in sentences], between=-1)
-        a.bias_hts = layers.block_diagonal(biases, between=-np.inf)
-    return Sight(row.spans, row.spans, biases)
+        biases.append(known[key])
+    return biases
+
+
+def _whole_biases(biases):
+    bucket_ts = layers.block_diagonal([bucket_ts for bucket_ts, _ in biases], between=-1)
+    return bucket_ts, layers.block_diagonal([bias_hts for _, bias_hts in biases], between=-np.inf)
 
 
 def _own_bias(ops, config, bias_rh, position_t, mask_t, causal, seen):
@@ -171,8 +180,3 @@ def _memory_sight(ops, row, memory_row, dtype):
         see_ts = ops.visible(row.position_t[t], memory_row.position_t[s], memory_row.mask_t[s], causal=False)
         biases.append(ops.hide(np.zeros((1, 1, 1), dtype), see_ts))
     return Sight(row.spans, memory_row.spans, biases)
-
-
-def new_pasts(config):
-    """Empty memories for a decoder that is about to speak, one a block."""
-    return [Past() for _ in range(config.num_decoder_layers)]

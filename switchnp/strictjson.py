@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 __all__ = ["json_object"]
@@ -13,7 +14,7 @@ MAX_DIGITS = 18
 def json_object(raw: str | bytes) -> dict[str, Any]:
     """The object that `raw` is; raises ValueError with the reason where it is none."""
     try:
-        found = json.loads(raw, object_pairs_hook=_unique, parse_int=_reasonable, parse_constant=_refused)
+        found = json.loads(raw, object_pairs_hook=_unique, parse_int=_reasonable, parse_float=_finite, parse_constant=_refused)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     if not isinstance(found, dict):
@@ -32,6 +33,12 @@ def _reasonable(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
         raise ValueError(f"a number has {len(digits)} digits")
     return int(digits)
+
+
+def _finite(digits: str) -> float:
+    if not math.isfinite(float(digits)):
+        raise ValueError(f"{digits} is too large")
+    return float(digits)
 
 
 def _refused(constant: str) -> NoReturn:

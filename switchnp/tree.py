@@ -36,7 +36,7 @@ class Tree:
 
     def map(self, function: Callable[..., Any]) -> Tree:
         """The same tree with `function(leaf)` in each leaf's place."""
-        return Tree.of({path: function(leaf) for path, leaf in self.leaves()})
+        return _mapped(self, function)
 
     def __getitem__(self, path: str) -> Any:
         node: Any = self
@@ -68,6 +68,14 @@ def _planted(nested: dict[str, Any]) -> Any:
     if children and all(name.isdigit() for name in children):
         return [children[str(i)] for i in range(len(children))]
     return Tree(**children)
+
+
+def _mapped(node: Any, function: Callable[..., Any]) -> Any:
+    if isinstance(node, Tree):
+        return Tree(**{name: _mapped(child, function) for name, child in vars(node).items()})
+    if isinstance(node, list):
+        return [_mapped(child, function) for child in node]
+    return function(node)
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -16,14 +16,15 @@ import numpy as np
 
 from . import hdf5
 from .config import Config, Routing
-from .errors import ConfigError, InputError, WeightsError
+from .errors import ConfigError, InputError, TokenizerError, WeightsError
 from .files import as_path, replacing, shown, writable
 from .hdf5 import Opened, Stored
 from .params import blueprint, check_shapes
 from .strictjson import json_object
+from .tokenizer import Tokenizer
 from .tree import Tree
 
-__all__ = ["Header", "read", "read_header", "save", "write"]
+__all__ = ["Header", "check_vocabulary", "read", "read_header", "save", "verify", "write"]
 
 ATTRIBUTES = ("config", "routing", "provenance")
 NUMPY = {"float32": np.dtype("<f4"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -64,6 +65,23 @@ def read_header(path: str | os.PathLike[str]) -> tuple[Header, tuple[Stored, ...
     """The header, and where each array lies; the structure is verified, but no weight is read."""
     with hdf5.opened(path, ATTRIBUTES) as file:
         return _header(file)
+
+
+def verify(path: str | os.PathLike[str]) -> None:
+    """See that `read` and the tokenizer would take the file, with no more than a block of it in memory."""
+    with hdf5.opened(path, ATTRIBUTES) as file:
+        header, arrays = _header(file)
+        for stored in arrays:
+            for _ in _values(file, stored):
+                pass
+    if header.tokenizer is not None:
+        check_vocabulary(Tokenizer(header.tokenizer), header.config)
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: Config) -> None:
+    """Raise TokenizerError where a tokenizer has tokens that the model does not know."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise TokenizerError(f"the tokenizer has {tokenizer.vocab_size} tokens, expected at most {config.vocab_size}")
 
 
 def save(
@@ -178,16 +196,23 @@ def _tokenizer(file: Opened) -> bytes | None:
 def _array(file: Opened, stored: Stored, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     """One array, widened block by block, so that no more than the array and a block is in memory."""
     array = np.empty(stored.shape, dtype)
-    flat, start, strange = array.reshape(-1), 0, 0
+    flat, start = array.reshape(-1), 0
+    for values in _values(file, stored):
+        with np.errstate(invalid="ignore"):  # a signalling NaN is refused by `_values`, not warned of
+            flat[start : start + values.size] = values
+        start += values.size
+    return array
+
+
+def _values(file: Opened, stored: Stored) -> Iterator[np.ndarray[Any, Any]]:
+    """One array's numbers, block by block; after the last, raises WeightsError if any was not finite."""
+    strange = 0
     for block in hdf5.blocks(file, stored):
         values = _widened(block, stored.dtype)
         strange += values.size - int(np.count_nonzero(np.isfinite(values)))
-        with np.errstate(invalid="ignore"):  # a signalling NaN is refused below, not warned of
-            flat[start : start + values.size] = values
-        start += values.size
+        yield values
     if strange:
         raise WeightsError(f"{stored.path} in {file.name} has {strange} values that are not finite numbers")
-    return array
 
 
 def _widened(block: bytes, dtype: str) -> np.ndarray[Any, Any]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from references import ROOT, huggingface_case
@@ -144,6 +145,7 @@ def test_a_bad_file_is_one_sentence_and_status_1(command, kind, tmp_path):
         ["fly"],
         ["info"],
         ["info", NUMBERS, "--fast"],
+        ["info", NUMBERS, "--ver"],
         ["generate", NUMBERS],
         ["generate", NUMBERS, "x", "--max-new-tokens", "many"],
         ["generate", NUMBERS, "x", "--max-new-tokens", "0"],
@@ -190,11 +192,74 @@ def test_version_is_the_packages():
 
 
 def test_a_reader_that_stops_early_is_no_error():
-    shell = f"{sys.executable} -m switchnp trace {NUMBERS} 'say in French: 1984' | head -n 1"
+    command = [sys.executable, "-m", "switchnp", "info", NUMBERS, "--json"]
 
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, timeout=60)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as writer:
+        writer.stdout.close()
+        said = writer.stderr.read()
 
-    assert done.stderr == ""
+    assert (writer.returncode, said) == (0, "")
+
+
+def test_json_is_json_on_any_terminal():
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+
+    done = run("generate", NUMBERS, "say in Spanish: 2026", "--json", env=environment)
+
+    assert json.loads(done.stdout)[0]["answer"] == "dos mil veintiséis"
+
+
+def test_what_a_terminal_would_obey_is_not_printed(monkeypatch, capsys):
+    model = switchnp.load(NUMBERS)
+    monkeypatch.setattr(model.tokenizer, "answer", lambda ids: "a\x1b[2J\nb é")
+    monkeypatch.setattr(switchnp.model, "load", lambda *_, **__: model)
+
+    assert cli.main(["generate", NUMBERS, "x"]) == 0
+    assert capsys.readouterr().out == "a\\x1b[2J\\nb é\n"
+
+
+def test_verify_refuses_what_load_refuses(tmp_path):
+    model = switchnp.load(NUMBERS)
+    switchnp.weights.save(tmp_path / "m.h5", model.params, model.config, model.routing, tokenizer=b"garbage")
+
+    done = run("info", tmp_path / "m.h5", "--verify")
+
+    assert done.returncode == 1
+    assert "not a SentencePiece model" in done.stderr
+
+
+def test_a_polite_kill_leaves_no_temporary_file(tmp_path):
+    code = (
+        "import os, signal, switchnp.hdf5; from switchnp import cli; "
+        "switchnp.hdf5.sign = lambda *_: os.kill(os.getpid(), signal.SIGTERM); "
+        f"cli.main(['convert', {str(huggingface_case('p02_overflow'))!r}, {str(tmp_path / 'out.h5')!r}])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_run_in_a_thread_too(capsys):
+    with ThreadPoolExecutor(1) as pool:
+        status = pool.submit(cli.main, ["info", NUMBERS]).result()
+
+    assert status == 0
+    assert "1,158,016" in capsys.readouterr().out
+
+
+def test_a_warning_is_one_line(tmp_path):
+    folder = huggingface_case("p02_overflow")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    settings = json.loads((tmp_path / "config.json").read_text()) | {"num_layers": 9}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+
+    done = run("convert", tmp_path, tmp_path / "out.h5")
+
+    assert done.stderr.startswith("switchnp: warning: config.json disagrees with the tensors, which win: num_layers 9")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
@@ -246,9 +311,10 @@ def test_help_does_not_wait_for_numpy():
     assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 
-@pytest.mark.parametrize("spoil", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"garbage" + data[7:]])
-@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
-def test_a_damaged_numba_cache_is_made_anew(tmp_path, spoil, suffix):
+@pytest.mark.parametrize(
+    ("suffix", "spoil"), [(".nbi", lambda data: b"garbage" + data[7:]), (".nbc", lambda data: data[: len(data) // 2])]
+)
+def test_a_damaged_numba_cache_is_made_anew(tmp_path, suffix, spoil):
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     run("generate", NUMBERS, "say in German: 84", env=environment)
     spoiled = [path for path in tmp_path.rglob(f"*{suffix}") if path.write_bytes(spoil(path.read_bytes())) is not None]
@@ -258,7 +324,8 @@ def test_a_damaged_numba_cache_is_made_anew(tmp_path, spoil, suffix):
     again = run("generate", NUMBERS, "say in German: 84", env=environment)
 
     assert done.stdout == again.stdout == "vierundachtzig\n"
-    assert "is damaged and is made anew" in done.stderr
+    assert done.stderr.startswith("switchnp: warning: Numba's cache in ")
+    assert done.stderr.count("is damaged and is made anew") == done.stderr.count("\n") == 1
     assert again.stderr == ""
 
 

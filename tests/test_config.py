@@ -126,6 +126,7 @@ def test_a_real_config_has_the_sparse_layers_that_transformers_built(name):
         ({"expert_capacity": -1}, "expert_capacity is -1, expected at least 0"),
         ({"sparse_encoder_layers": (2,)}, "sparse_encoder_layers is (2,), expected rising layer numbers below 2"),
         ({"sparse_encoder_layers": (1, 0)}, "sparse_encoder_layers is (1, 0)"),
+        ({"sparse_encoder_layers": (1, 1)}, "sparse_encoder_layers is (1, 1)"),
         ({"sparse_encoder_layers": [1]}, "expected a list of whole numbers"),
         ({"dense_act_fn": "tanh"}, "dense_act_fn is 'tanh', expected one of relu"),
         ({"relative_attention_num_buckets": 2}, "expected at least 4"),
@@ -165,7 +166,9 @@ def test_an_impossible_config_json_is_refused_in_one_sentence(settings, message)
     assert message in str(refusal.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"d_model": 3}', '{"speed": 3}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", '{"d_model": 1e999}', '{"d_model": 3, "d_model": 3}', '{"d_model": 3}', '{"speed": 3}', "[" * 100_000]
+)
 def test_a_config_that_is_not_one_is_refused(text):
     with pytest.raises(ConfigError):
         Config.from_json(text)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from references import huggingface_case
+from references import ROOT, huggingface_case
 from safetensors.numpy import load_file, save_file
 from small import small_config, small_params
 
@@ -37,6 +37,15 @@ def as_huggingface(params, config):
                 part = np.moveaxis(part, -1, 0)
             theirs[name] = np.ascontiguousarray(part.reshape(shapes[name]))
     return theirs
+
+
+def full_settings(config):
+    """A config.json that agrees with the tensors."""
+    settings = json.loads(config.to_json())
+    for stack, layers in (("encoder", config.num_layers), ("decoder", config.num_decoder_layers)):
+        sparse = settings.pop(f"sparse_{stack}_layers")
+        settings |= {f"num_sparse_{stack}_layers": len(sparse), f"{stack}_sparse_step": layers // len(sparse)}
+    return settings
 
 
 def written(folder, tensors, settings):
@@ -289,19 +298,32 @@ def test_an_existing_file_is_kept_without_force_and_replaced_with_it(case, tmp_p
     assert switchnp.load(tmp_path / "out.h5").config.num_experts == 4
 
 
-def test_the_tokenizer_of_the_folder_is_taken_along_and_another_may_be_given(case, tmp_path):
-    from references import ROOT
-
+def test_the_tokenizer_of_the_folder_is_taken_along_and_another_may_be_given(tmp_path):
     spiece = switchnp.load(ROOT / "weights/switch-numbers.h5").tokenizer.model_bytes
+    config = small_config(vocab_size=600)
+    folder = written(tmp_path / "theirs", as_huggingface(small_params(config), config), full_settings(config))
     (tmp_path / "own.model").write_bytes(spiece)
+
+    switchnp.convert(folder, tmp_path / "none.h5")
+    switchnp.convert(folder, tmp_path / "given.h5", tokenizer=tmp_path / "own.model")
+    (folder / "spiece.model").write_bytes(spiece)
+    switchnp.convert(folder, tmp_path / "along.h5")
+
+    assert switchnp.load(tmp_path / "none.h5").tokenizer is None
+    assert switchnp.load(tmp_path / "given.h5").tokenizer.model_bytes == spiece
+    assert switchnp.load(tmp_path / "along.h5").tokenizer.model_bytes == spiece
+
+
+def test_a_tokenizer_that_does_not_fit_or_is_missing_is_refused(case, tmp_path):
+    (tmp_path / "own.model").write_bytes(switchnp.load(ROOT / "weights/switch-numbers.h5").tokenizer.model_bytes)
 
     with pytest.raises(ConfigError, match=r"own.model has 512 tokens, expected at most the model's 64"):
         switchnp.convert(case[0], tmp_path / "out.h5", tokenizer=tmp_path / "own.model")
+    with pytest.raises(FileError, match=r"missing.model cannot be read"):
+        switchnp.convert(case[0], tmp_path / "out.h5", tokenizer=tmp_path / "missing.model")
 
 
 def test_a_vocabulary_that_is_far_too_short_is_a_warning(tmp_path):
-    from references import ROOT
-
     config = small_config(vocab_size=1000)
     folder = written(tmp_path / "long", as_huggingface(small_params(config), config), {})
     (folder / "spiece.model").write_bytes(switchnp.load(ROOT / "weights/switch-numbers.h5").tokenizer.model_bytes)
@@ -526,3 +548,101 @@ def test_a_sound_conversion_warns_of_nothing(case, tmp_path):
         warnings.simplefilter("error")
 
         switchnp.convert(case[0], tmp_path / "out.h5")
+
+
+def test_a_conversion_records_where_it_comes_from_and_how_it_routes(case, tmp_path):
+    switchnp.convert(case[0], tmp_path / "out.h5")
+
+    model = switchnp.load(tmp_path / "out.h5")
+
+    assert model.routing == switchnp.Routing.huggingface()
+    assert model.provenance["source"] == "source"
+    assert model.provenance["source_format"] == "huggingface"
+
+
+def test_one_table_that_differs_in_an_untied_model_makes_both_separate(tmp_path):
+    config = small_config(tie_word_embeddings=False)
+    tensors = as_huggingface(small_params(config), config)
+    tensors["encoder.embed_tokens.weight"] = 2 * tensors["shared.weight"]
+    folder = written(tmp_path / "untied", tensors, full_settings(config))
+
+    switchnp.convert(folder, tmp_path / "out.h5")
+
+    model = switchnp.load(tmp_path / "out.h5")
+    np.testing.assert_array_equal(model.params.encoder.embedding_vd, 2 * tensors["shared.weight"])
+    np.testing.assert_array_equal(model.params.decoder.embedding_vd, tensors["shared.weight"])
+
+
+def test_an_untied_model_may_leave_out_shared(tmp_path):
+    config = small_config(tie_word_embeddings=False, separate_embeddings=True)
+    params = small_params(config)
+    folder = written(tmp_path / "untied", as_huggingface(params, config), full_settings(config))
+
+    switchnp.convert(folder, tmp_path / "out.h5")
+
+    np.testing.assert_array_equal(switchnp.load(tmp_path / "out.h5").params.head_vd, params.head_vd)
+
+
+def test_an_untied_model_without_a_head_uses_shared(tmp_path):
+    config = small_config(tie_word_embeddings=False)
+    tensors = as_huggingface(small_params(config), config)
+    del tensors["lm_head.weight"]
+    folder = written(tmp_path / "headless", tensors, full_settings(config))
+
+    switchnp.convert(folder, tmp_path / "out.h5")
+
+    np.testing.assert_array_equal(switchnp.load(tmp_path / "out.h5").params.head_vd, tensors["shared.weight"])
+
+
+def test_a_tied_model_without_shared_says_what_is_missing(case, tmp_path):
+    _, tensors, settings = case
+    tensors["lm_head.weight"] = tensors.pop("shared.weight")
+    folder = written(tmp_path / "unshared", tensors, settings)
+
+    with pytest.raises(WeightsError, match=r"missing shared.weight"):
+        switchnp.convert(folder, tmp_path / "out.h5")
+
+
+def test_two_heads_that_differ_are_refused(case, tmp_path):
+    _, tensors, settings = case
+    heads = {"lm_head.weight": tensors["shared.weight"].copy(), "decoder.lm_head.weight": 2 * tensors["shared.weight"]}
+    folder = written(tmp_path / "heads", tensors | heads, settings)
+
+    with pytest.raises(WeightsError, match="two heads that differ"):
+        switchnp.convert(folder, tmp_path / "out.h5")
+
+
+def test_an_ungated_gelu_stays_what_it_is(tmp_path):
+    config = small_config(dense_act_fn="gelu")
+    folder = written(tmp_path / "gelu", as_huggingface(small_params(config), config), full_settings(config))
+
+    switchnp.convert(folder, tmp_path / "out.h5")
+
+    assert switchnp.load(tmp_path / "out.h5").config == config
+
+
+def test_tensors_of_other_types_are_refused_by_name(case, tmp_path):
+    _, tensors, settings = case
+    tensors["shared.weight"] = tensors["shared.weight"].astype(np.float64)
+    folder = written(tmp_path / "wide", tensors, settings)
+
+    with pytest.raises(WeightsError, match=r"shared.weight in .* is F64, expected F32, F16 or BF16"):
+        switchnp.convert(folder, tmp_path / "out.h5")
+
+
+def test_the_index_decides_where_a_tensor_is_in_two_shards(case, tmp_path):
+    folder, tensors, _ = case
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
+    save_file({"encoder.final_layer_norm.weight": np.full(32, 7, np.float32)}, folder / "two.safetensors")
+    index = dict.fromkeys(tensors, "one.safetensors") | {"encoder.final_layer_norm.weight": "two.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+
+    switchnp.convert(folder, tmp_path / "out.h5")
+
+    assert (switchnp.load(tmp_path / "out.h5").params.encoder.norm_d == 7).all()
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "nul\0", "", 5])
+def test_a_target_that_cannot_be_is_refused(case, path):
+    with pytest.raises(FileError):
+        switchnp.convert(case[0], path)

@@ -6,7 +6,7 @@ from draw import seeds
 from hypothesis import given, settings
 from small import small_model
 
-from switchnp import Routing
+from switchnp import Routing, equations
 
 
 @settings(max_examples=15)
@@ -75,3 +75,28 @@ def test_no_answer_is_longer_than_asked(use_cache):
     answer = small_model().generate([[5, 6]], max_new_tokens=1, use_cache=use_cache)
 
     assert answer.shape == (1, 2)
+
+
+def test_the_configs_own_special_ids_start_end_and_pad_an_answer():
+    model = small_model(Routing.huggingface(), pad_token_id=3, eos_token_id=5, decoder_start_token_id=2)
+    model.params.embedding_vd[5] *= 3
+
+    answers = model.generate(np.random.default_rng(1).integers(6, 40, (12, 4)), max_new_tokens=9)
+
+    assert (answers[:, 0] == 2).all()
+    ends = [answer.tolist().index(5) for answer in answers if 5 in answer]
+    assert ends
+    for answer in answers:
+        if 5 in answer:
+            assert (answer[answer.tolist().index(5) + 1 :] == 3).all()
+
+
+def test_the_memory_is_looked_up_once_not_at_every_word(monkeypatch):
+    model = small_model(Routing.huggingface(), engine="equations")
+    projected = []
+    split_heads = equations.split_heads
+    monkeypatch.setattr(equations, "split_heads", lambda x_td, w: projected.append(len(x_td)) or split_heads(x_td, w))
+
+    model.generate([[5, 6, 7, 8, 9, 10, 11]], max_new_tokens=4)
+
+    assert projected.count(7) == 2 * 3 + 2 * 2  # encoder q, k, v in two layers; cross k, v in two blocks

@@ -1,6 +1,9 @@
 """The padded edge: what may go in, what comes out, and what is refused in one sentence."""
 
 import json
+import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -441,11 +444,11 @@ def test_the_seats_of_several_sentences_lead_to_their_tokens():
 
     a = model.trace(rng.integers(2, 40, (3, 6)), decoder_input_ids=[[0]] * 3).encoder.blocks[1].switch
 
-    assert ((a.slot_t < 0) == (a.seat_t < 0)).all()
+    assert ((a.slot_t < 0) == (a.row_slot_t < 0)).all()
     assert (a.slot_t < 0).any()
-    for t in np.flatnonzero(a.seat_t >= 0):
-        np.testing.assert_array_equal(a.x_ecd[a.expert_t[t], a.seat_t[t]], a.n_td[t])
-        expected = a.gate_t[t] * a.y_ecd[a.expert_t[t], a.seat_t[t]]
+    for t in np.flatnonzero(a.row_slot_t >= 0):
+        np.testing.assert_array_equal(a.x_ecd[a.expert_t[t], a.row_slot_t[t]], a.n_td[t])
+        expected = a.gate_t[t] * a.y_ecd[a.expert_t[t], a.row_slot_t[t]]
         np.testing.assert_allclose(a.y_td[t], expected, atol=1e-6)
 
 
@@ -535,3 +538,102 @@ def test_threads_may_share_a_model(numbers):
         answers = list(pool.map(numbers.generate, prompts))
 
     assert answers == expected
+
+
+ODD_IDS = {"pad_token_id": 3, "eos_token_id": 5, "decoder_start_token_id": 2}
+
+
+def test_the_configs_own_special_ids_are_the_ones_used():
+    model = small_model(Routing.huggingface(), **ODD_IDS)
+
+    by_labels = model([[8, 9, 10], [11]], labels=[[7, -100, 8], [9, 6, 5]])
+    by_hand = model([[8, 9, 10], [11, 3, 3]], [[1, 1, 1], [1, 0, 0]], [[2, 7, 3], [2, 9, 6]])
+
+    np.testing.assert_array_equal(by_labels.logits, by_hand.logits)
+
+
+def test_a_mask_of_ones_does_not_show_what_a_ragged_list_lacks():
+    model = small_model(Routing.paper())
+
+    np.testing.assert_array_equal(model.encode([[5, 6], [7]], np.ones((2, 2), int)), model.encode([[5, 6], [7]]))
+    with_mask = model([[5], [6]], labels=[[7, 8], [9]], decoder_attention_mask=np.ones((2, 2), int))
+    np.testing.assert_array_equal(with_mask.logits, model([[5], [6]], labels=[[7, 8], [9]]).logits)
+
+
+def test_the_traced_answers_of_two_prompts_end_where_they_end(numbers):
+    prompts = ["say in German: 84", "say in French: 1984"]
+    lengths = [len(numbers.generate(numbers.tokenizer.encode(prompt))[0]) - 1 for prompt in prompts]
+
+    trace = numbers.trace(prompts)
+
+    shown = [int(trace.decoder.mask_t[trace.decoder.segment_t == b].sum()) for b in range(2)]
+    assert shown == lengths
+
+
+def test_words_only_where_the_decoder_is_masked_are_no_words():
+    with pytest.raises(InputError, match="no word to predict"):
+        small_model(Routing.paper())([[5]], None, [[0, 7]], [[1, 0]], labels=[[-100, 4]])
+
+
+def test_sentences_of_one_mask_but_other_places_are_not_confused():
+    model = small_model(Routing.paper())
+
+    together = model.encode([[5, 9, 7], [5, 7, 9]], [[1, 0, 1], [1, 1, 0]])
+
+    np.testing.assert_allclose(together[0], model.encode([5, 9, 7], [1, 0, 1])[0], atol=1e-6)
+    np.testing.assert_allclose(together[1], model.encode([5, 7, 9], [1, 1, 0])[0], atol=1e-6)
+
+
+def test_a_wholly_masked_batch_can_be_traced():
+    trace = small_model(Routing.paper()).trace([[5, 6]], [[0, 0]], [[0, 3]])
+
+    assert trace.encoder.memory_td.shape == (0, 12)
+    assert np.isfinite(trace.decoder.logits_tv).all()
+
+
+def test_one_sentences_queues_have_the_capacity_as_their_length():
+    model = small_model(Routing.huggingface(), expert_capacity=4, num_experts=1)
+
+    a = model.trace([5, 6, 7, 8, 9, 10], decoder_input_ids=[0]).encoder.blocks[1].switch
+    short = small_model(Routing.huggingface(), expert_capacity=6).trace([5, 6, 7, 8, 9, 10], decoder_input_ids=[0])
+
+    assert a.x_ecd.shape == (1, 4, 12)
+    assert short.encoder.blocks[1].switch.x_ecd.shape == (4, 6, 12)
+
+
+def test_saving_keeps_dtype_force_and_provenance(tmp_path):
+    config = small_config()
+    model = switchnp.SwitchTransformer(config, small_params(config), provenance={"source": "a test"})
+    model.save(tmp_path / "m.h5")
+    model.save(tmp_path / "m.h5", dtype="bfloat16", force=True)
+
+    header, _ = switchnp.weights.read_header(tmp_path / "m.h5")
+
+    assert header.dtype == "bfloat16"
+    assert switchnp.load(tmp_path / "m.h5").provenance == {"source": "a test"}
+
+
+def test_a_wrong_engine_is_noticed_before_a_file_is_looked_for():
+    with pytest.raises(InputError, match="engine is 'torch'"):
+        switchnp.load("nowhere.h5", engine="torch")
+
+
+def test_models_trees_and_outputs_can_be_copied_and_compared(numbers):
+    copied = pickle.loads(pickle.dumps(numbers))
+    out = numbers([3, 4, 1], decoder_input_ids=[0])
+
+    assert copied.generate("say in German: 84") == "vierundachtzig"
+    assert out == out
+    assert out != numbers([3, 4, 1], decoder_input_ids=[0])
+    assert {out}
+
+
+def test_every_room_can_be_reached_by_its_name():
+    code = "import switchnp; switchnp.tokenizer.Tokenizer; switchnp.layers.switch; switchnp.network.Row; switchnp.kernels.slots"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert {"load", "equations", "tokenizer"} <= set(dir(switchnp))
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        _ = switchnp.lod

@@ -30,6 +30,13 @@ def test_map_keeps_the_shape_of_the_tree():
     assert dict(doubled.leaves()) == {"a/0/x_d": 2, "a/1/x_d": 4, "b_d": 6}
 
 
+def test_map_goes_through_lists_with_empty_trees():
+    tree = Tree(blocks=[Tree(), Tree(x_d=1)]).map(lambda leaf: leaf + 1)
+
+    assert tree.blocks[1].x_d == 2
+    assert list(tree.blocks[0]) == []
+
+
 def test_a_missing_name_says_what_there_is():
     with pytest.raises(AttributeError, match="no 'wq_dhk' in this Tree, which has wi_df, wo_fd"):
         _ = Tree(wi_df=1, wo_fd=2).wq_dhk

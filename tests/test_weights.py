@@ -712,3 +712,111 @@ def test_threads_may_read_and_write_one_file_at_once(file):
 
     assert faults == []
     assert names(file.parent) == ["mine.h5"]
+
+
+def test_a_nan_in_the_first_block_is_noticed(file, monkeypatch):
+    monkeypatch.setattr(hdf5, "BLOCK", 16)
+    hostile.signalling_nan(file)
+
+    for read in (weights.read, weights.verify):
+        with pytest.raises(WeightsError, match="1 values that are not finite"):
+            read(file)
+
+
+def test_verify_takes_what_read_takes_and_refuses_a_flipped_bit(file):
+    weights.save(file, PARAMS, CONFIG, ROUTING, force=True)
+    weights.verify(file)
+    data = bytearray(file.read_bytes())
+    _, stored = weights.read_header(file)
+    data[stored[3].offset] ^= 1
+    file.write_bytes(data)
+
+    with pytest.raises(WeightsError, match="sha256"):
+        weights.verify(file)
+
+
+def test_a_lock_that_another_took_first_is_another_name(tmp_path, monkeypatch):
+    flock, refused = fcntl.flock, []
+
+    def once(*args):
+        if not refused:
+            refused.append(args)
+            raise BlockingIOError
+        return flock(*args)
+
+    monkeypatch.setattr(files.fcntl, "flock", once)
+
+    weights.save(tmp_path / "m.h5", OTHERS, CONFIG, ROUTING)
+
+    assert refused
+    assert same(weights.read(tmp_path / "m.h5")[0], OTHERS)
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_file_system_without_locks_gets_its_file_too(tmp_path, monkeypatch, force):
+    def lockless(*_):
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    monkeypatch.setattr(files.fcntl, "flock", lockless)
+    (tmp_path / f".m.h5.{'2c' * 8}.tmp").touch()
+
+    weights.save(tmp_path / "m.h5", OTHERS, CONFIG, ROUTING, force=force)
+
+    assert names(tmp_path) == [f".m.h5.{'2c' * 8}.tmp", "m.h5"]
+
+
+def test_without_hard_links_a_file_that_appears_is_kept_all_the_same(tmp_path, monkeypatch):
+    def unlinkable(*_):
+        (tmp_path / "m.h5").write_text("precious")
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(files.os, "link", unlinkable)
+
+    with pytest.raises(FileError, match="exists already"):
+        weights.save(tmp_path / "m.h5", OTHERS, CONFIG, ROUTING)
+
+    assert (tmp_path / "m.h5").read_text() == "precious"
+
+
+def test_a_save_without_force_leaves_one_name(tmp_path):
+    weights.save(tmp_path / "m.h5", OTHERS, CONFIG, ROUTING)
+
+    assert names(tmp_path) == ["m.h5"]
+    assert (tmp_path / "m.h5").stat().st_nlink == 1
+
+
+def test_another_fault_of_a_link_is_told(tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(files.os, "link", broken)
+
+    with pytest.raises(FileError, match="Input/output error"):
+        weights.save(tmp_path / "m.h5", OTHERS, CONFIG, ROUTING)
+
+    assert names(tmp_path) == []
+
+
+def test_the_room_that_is_asked_for_is_enough(tmp_path, monkeypatch):
+    weights.save(tmp_path / "m.h5", OTHERS, CONFIG, ROUTING)
+    size = (tmp_path / "m.h5").stat().st_size
+
+    class Tight:
+        free = size - 1
+
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: Tight)
+
+    with pytest.raises(FileError, match="are free"):
+        weights.save(tmp_path / "m.h5", OTHERS, CONFIG, ROUTING, force=True)
+
+
+@pytest.mark.parametrize("name", hostile.SPOILERS)
+def test_a_stranger_is_refused_by_its_structure_or_its_numbers(file, name):
+    spoil, says = hostile.SPOILERS[name]
+    spoil(file)
+    told = says if isinstance(says, str) else says.pattern
+
+    if "sha256 of" in told or "not finite" in told:
+        return
+    with pytest.raises(WeightsError, match=says):
+        weights.read_header(file)

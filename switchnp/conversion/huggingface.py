@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from .. import weights
 from ..config import Config, Routing
-from ..errors import ConfigError, FileError, InputError, SwitchWarning, WeightsError
-from ..files import as_path, shown
+from ..errors import ConfigError, FileError, SwitchWarning, WeightsError
+from ..files import as_path, shown, writable
 from ..params import blueprint
 from ..tokenizer import Tokenizer
 from .folder import Tensors, open_tensors, read_json
@@ -57,8 +57,6 @@ def convert(
     Raises FileError for paths, WeightsError for the tensors, ConfigError for config.json, TokenizerError.
     """
     folder, target = as_path(source_folder), as_path(target_h5)
-    if dtype not in ("float32", "bfloat16"):
-        raise InputError(f"dtype is {dtype!r}, expected 'float32' or 'bfloat16'")
     planned = plan(folder)
     _refuse_source(target, folder)
     weights.write(
@@ -74,7 +72,7 @@ def convert(
 
 
 def plan(folder: Path) -> Plan:
-    """Look at a folder without reading its weights, and see that it is a whole model."""
+    """Look at a folder and see that it is a whole model; of its weights only tables that may be copies are read."""
     tensors = open_tensors(folder)
     config = architecture(tensors, _config(folder))
     names = {path: _present(tensor_names(path, config), tensors.shapes) for path in blueprint(config)}
@@ -83,7 +81,7 @@ def plan(folder: Path) -> Plan:
 
 
 def arrays(plan: Plan) -> Iterator[tuple[str, Iterator[NDArray[Any]]]]:
-    """Each of our arrays by path, in pieces along its first axis: never more than a tensor in memory."""
+    """Each of our arrays by path, in pieces along its first axis, a tensor at a time."""
     hidden = True if sys.stderr is None else None  # None: where stderr is no terminal
     with tqdm(total=sum(map(len, plan.names.values())), desc="convert", unit=" tensors", disable=hidden) as progress:
         for path in plan.names:
@@ -165,8 +163,12 @@ def _bound(found: Mapping[str, Any], shapes: Shapes) -> None:
 
 def _tables(tensors: Tensors, config: Config) -> dict[str, bool]:
     def differing(*names: str) -> list[str]:
-        return [name for name in names if name in tensors.shapes and not _is_shared(name, tensors)]
+        present = [name for name in names if name in tensors.shapes and "shared.weight" in tensors.shapes]
+        return [name for name in present if not _is_same(name, "shared.weight", tensors)]
 
+    for name, variant in VARIANTS.items():
+        if {name, variant} <= tensors.shapes.keys() and not _is_same(name, variant, tensors):
+            raise WeightsError(f"{name} and {variant} are two heads that differ, expected one")
     tables = differing("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
     if not config.tie_word_embeddings:
         separate = bool(tables) or "shared.weight" not in tensors.shapes
@@ -176,9 +178,9 @@ def _tables(tensors: Tensors, config: Config) -> dict[str, bool]:
     return {"tie_word_embeddings": not differing(*VARIANTS, *VARIANTS.values()), "separate_embeddings": False}
 
 
-def _is_shared(name: str, tensors: Tensors) -> bool:
-    same_shape = tensors.shapes[name] == tensors.shapes.get("shared.weight")
-    return same_shape and np.array_equal(tensors.read(name), tensors.read("shared.weight"))
+def _is_same(one: str, other: str, tensors: Tensors) -> bool:
+    same_shape = tensors.shapes[one] == tensors.shapes[other]
+    return same_shape and np.array_equal(tensors.read(one), tensors.read(other))
 
 
 def _present(names: list[str], shapes: Shapes) -> list[str]:
@@ -230,8 +232,9 @@ def _spiece(folder: Path, given: str | os.PathLike[str] | None, config: Config) 
 
 
 def _refuse_source(target: Path, folder: Path) -> None:
-    if target.exists() and any(target.samefile(folder / name) for name in os.listdir(folder) if (folder / name).exists()):
-        raise FileError(f"{shown(target)} is a file of the checkpoint itself, expected another target")
+    with writable(target):
+        if target.exists() and any(target.samefile(file) for file in folder.iterdir() if file.exists()):
+            raise FileError(f"{shown(target)} is a file of the checkpoint itself, expected another target")
 
 
 def _provenance(folder: Path) -> dict[str, str]:

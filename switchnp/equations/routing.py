@@ -12,7 +12,6 @@ def router_logits(x_td, wr_de, br_e=None):
 
     Source: Switch, eq. 1. The bias is Hugging Face's router_bias; the paper and all released models have none.
 
-    x_td    one group's tokens
     wr_de   router weights W_r
     return  h_te, never below float32 ("selective precision", Switch §2.4)
     """

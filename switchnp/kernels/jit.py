@@ -37,8 +37,8 @@ class _Cache(FunctionCache):
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except Exception as error:
-            said = f"Numba's cache in {self.cache_path} is damaged and is made anew ({type(error).__name__})"
+        except Exception:
+            said = f"Numba's cache in {self.cache_path} is damaged and is made anew"
             warnings.warn(said, SwitchWarning, stacklevel=2)
             with suppress(Exception):
                 self.flush()

@@ -31,6 +31,27 @@ def test_kernel_equals_equation(name, dtype, size, seed):
     np.testing.assert_allclose(actual, expected, rtol=10 * tolerance, atol=tolerance)
 
 
+def test_the_first_of_equal_experts_is_chosen():
+    p_te = np.array([[0.2, 0.4, 0.4], [0.5, 0.0, 0.5], [1 / 3] * 3])
+
+    np.testing.assert_array_equal(kernels.top1(p_te), [1, 0, 0])
+    np.testing.assert_array_equal(kernels.top1(p_te), eq.top1(p_te))
+
+
+def test_large_logits_do_not_overflow():
+    h_te = np.array([[1000.0, -1000.0], [9000.0, 9000.0]], np.float32)
+
+    np.testing.assert_array_equal(kernels.softmax(h_te), eq.softmax(h_te))
+
+
+@pytest.mark.parametrize("name", ["rms_norm", "softmax"])
+def test_kernels_do_not_hide_a_nan(name):
+    drawn = arguments(getattr(eq, name), size=5, seed=3, dtype=np.float32)
+    next(iter(drawn.values()))[0, 0] = np.nan
+
+    assert np.isnan(getattr(kernels, name)(*drawn.values())[0]).all()
+
+
 @pytest.mark.parametrize("name", REPLACED)
 def test_kernel_leaves_its_arguments_as_they_were(name):
     drawn = arguments(getattr(eq, name), size=9, seed=7, dtype=np.float32)
