@@ -30,7 +30,7 @@ _HOMES = {
     "load": "model",
 }
 _ROOMS = {
-    *("config", "conversion", "equations", "errors", "files", "generation", "hdf5", "kernels", "layers"),
+    *("config", "conformance", "conversion", "cost", "equations", "errors", "files", "generation", "hdf5", "kernels", "layers"),
     *("model", "network", "params", "strictjson", "tokenizer", "tree", "weights"),
 }
 

@@ -9,15 +9,17 @@ from references import ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_python_example_runs(monkeypatch, capsys):
+def test_the_python_examples_run(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    first, second = re.findall(r"```python\n(.*?)```", README, re.S)
 
-    exec(compile(example, "README.md", "exec"), {})
-
+    exec(compile(first, "README.md", "exec"), {})
     said = capsys.readouterr().out.splitlines()
+    exec(compile(second, "README.md", "exec"), {})
+
     assert said[0] == "trecentosessantacinque"
     assert said[-1].startswith("(1, 3, 512) ")
+    assert capsys.readouterr().out.strip()
 
 
 def test_the_first_command_answers_as_shown(monkeypatch):
