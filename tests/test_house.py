@@ -1,6 +1,7 @@
 """The rules of the house, read off the source: imports go down, names say what they are, every equation cites its source."""
 
 import ast
+import importlib.util
 import inspect
 import re
 import subprocess
@@ -208,3 +209,15 @@ def test_every_module_of_the_layout_is_in_the_architecture():
     for path in SOURCES:
         if path.name not in ("__init__.py", "__main__.py") and path.parent == PACKAGE:
             assert path.name in page, path.name
+
+
+def test_the_page_of_equations_is_up_to_date_and_every_property_has_a_test():
+    spec = importlib.util.spec_from_file_location("make_equations", ROOT / "docs/make_equations.py")
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+
+    assert (ROOT / "docs/equations.md").read_text(encoding="utf-8") == maker.page()
+    held = {*maker.tests_by_id()}
+    for equation, last in {"1": "g", "2": "n", "3": "j", "4": "k", "7": "c"}.items():
+        assert {equation + chr(letter) for letter in range(ord("a"), ord(last) + 1)} <= held
+    assert {"§4.1", "§4.2", "§4.3"} <= held
