@@ -221,3 +221,13 @@ def test_the_page_of_equations_is_up_to_date_and_every_property_has_a_test():
     for equation, last in {"1": "g", "2": "n", "3": "j", "4": "k", "7": "c"}.items():
         assert {equation + chr(letter) for letter in range(ord("a"), ord(last) + 1)} <= held
     assert {"§4.1", "§4.2", "§4.3"} <= held
+
+
+def test_every_mutation_still_has_its_line():
+    import mutations
+
+    for file, line, spoiled in mutations.MUTATIONS.values():
+        source = (PACKAGE / "equations" / file).read_text(encoding="utf-8")
+        assert source.count(line) == 1, f"{line!r} in {file}"
+        assert spoiled != line
+    assert all(name in (ROOT / "docs/mutations.md").read_text(encoding="utf-8") for name in mutations.MUTATIONS)

@@ -1,0 +1,75 @@
+"""Does every property test bite? Spoil one line of the equations at a time, on a copy, and see which tests fail.
+
+    .venv/bin/python tests/mutations.py          # writes docs/mutations.md; about two minutes
+
+Each mutation is a bug that somebody had or could have; one that no test catches makes this command fail.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MUTATIONS = {
+    "one slot too many": ("capacity.py", "slot_t < C, slot_t", "slot_t <= C, slot_t"),
+    "one slot too few": ("capacity.py", "slot_t < C, slot_t", "slot_t < C - 1, slot_t"),
+    "inclusive cumulative sum": ("capacity.py", "np.cumsum(asks_te, axis=0) - asks_te", "np.cumsum(asks_te, axis=0)"),
+    "cumulative sum along experts": ("capacity.py", "np.cumsum(asks_te, axis=0)", "np.cumsum(asks_te, axis=1)"),
+    "capacity without its minimum": ("capacity.py", "max(rounding(T * factor / E), minimum)", "rounding(T * factor / E)"),
+    "gate applied twice": (
+        "capacity.py",
+        "gate_t.astype(y_ecd.dtype)[:, None] * y_td",
+        "gate_t.astype(y_ecd.dtype)[:, None] ** 2 * y_td",
+    ),
+    "gate left out": ("capacity.py", "return gate_t.astype(y_ecd.dtype)[:, None] * y_td", "return y_td"),
+    "dropped tokens pass": ("capacity.py", "sits_tc = slot_t[:, None]", "sits_tc = np.maximum(slot_t, 0)[:, None]"),
+    "softmax over tokens": ("routing.py", "exp_te.sum(axis=-1, keepdims=True)", "exp_te.sum(axis=0, keepdims=True)"),
+    "softmax without its maximum": ("routing.py", "np.exp(h_te - h_te.max(", "np.exp(h_te - 0 * h_te.max("),
+    "last of equals": ("routing.py", "p_te.argmax(axis=-1)", "p_te.shape[-1] - 1 - p_te[:, ::-1].argmax(axis=-1)"),
+    "quietest expert": ("routing.py", "p_te.argmax(axis=-1)", "p_te.argmin(axis=-1)"),
+    "gate of the first expert": ("routing.py", "np.take_along_axis(p_te, expert_t[:, None], axis=-1)[:, 0]", "p_te[:, 0]"),
+    "router below float32": ("routing.py", "np.promote_types(x_td.dtype, np.float32)", "x_td.dtype"),
+    "no N in the balance loss": ("losses.py", "return E * np.dot(", "return np.dot("),
+    "z-loss without its square": ("losses.py", "np.mean(np.square(_logsumexp(h_te)))", "np.mean(_logsumexp(h_te))"),
+    "padding counted as words": ("losses.py", "words_t = target_t >= 0", "words_t = target_t >= -100"),
+    "attention divided by sqrt(K)": ("attention.py", "k_shk) + bias_hts", "k_shk) / q_thk.shape[2] ** 0.5 + bias_hts"),
+    "a decoder that sees one ahead": ("position.py", "position_s) <= 0", "position_s) <= 1"),
+    "epsilon outside the root": ("norm.py", "np.sqrt(square_t1 + dtype.type(eps))", "(np.sqrt(square_t1) + dtype.type(eps))"),
+    "tied logits unscaled": ("embedding.py", "x_td * x_td.dtype.type(D**-0.5)", "x_td"),
+}
+
+
+def caught_by(file, line, spoiled):
+    """The property tests that fail once a line of the equations is spoiled."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        for name in ("switchnp", "tests"):
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "parity"))
+        shutil.copy(ROOT / "setup.cfg", copy)
+        path = copy / "switchnp/equations" / file
+        source = path.read_text(encoding="utf-8")
+        assert source.count(line) == 1, f"{line!r} stands {source.count(line)} times in {file}, expected once"
+        path.write_text(source.replace(line, spoiled), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-q", "--tb=no", "-p", "no:cacheprovider", "tests/equations"]
+        run = subprocess.run(
+            command, cwd=copy, env={"PYTHONPATH": str(copy), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+        )
+    return sorted(set(re.findall(r"FAILED \S+::test_(\w+)", run.stdout)))
+
+
+def main():
+    """Write the page; the exit status is how many mutations no test caught."""
+    rows = {name: caught_by(*mutation) for name, mutation in MUTATIONS.items()}
+    lines = ["# Mutations of the equations, and the tests that catch them", "", "Made by `tests/mutations.py`.", ""]
+    lines += ["| mutation | file | tests that fail | for example |", "|---|---|---|---|"]
+    for name, tests in rows.items():
+        lines.append(f"| {name} | {MUTATIONS[name][0]} | {len(tests)} | {', '.join(f'`{test}`' for test in tests[:2])} |")
+    (ROOT / "docs/mutations.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return sum(not tests for tests in rows.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
