@@ -21,8 +21,8 @@ from fractions import Fraction
 from numbers import Integral
 from typing import Any
 
-from .config import Config
-from .equations import expert_capacity
+from . import equations, layers
+from .config import Config, Routing
 from .errors import InputError
 
 __all__ = [
@@ -193,10 +193,8 @@ def queue_length(config: Config, T: int, *, capacity_factor: Any = 2.0, capacity
 
     Source: Switch, eq. 3; `layers.capacity`.
     """
-    T = _whole(T=T)["t"]
-    if capacity is not None:
-        return min(_whole(capacity=capacity)["capacity"], T)
-    return min(expert_capacity(T, config.num_experts, _factor(capacity_factor)), T)
+    choice = {"eval_capacity_factor": float(_factor(capacity_factor))} if capacity is None else _whole(capacity=capacity)
+    return layers.capacity(equations, config, Routing(**choice), _whole(T=T)["t"])
 
 
 def forward(

@@ -29,7 +29,7 @@ FLOORS = {
     "hdf5": 2,
     "layers": 3,
     "weights": 3,
-    "cost": 3,
+    "cost": 4,
     "network": 4,
     "generation": 5,
     "conversion": 5,

@@ -9,13 +9,13 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from references import shared
 
 from switchnp.errors import FileError, SwitchError, TokenizerError
 from switchnp.tokenizer import MAX_CHARACTERS, MAX_MODEL_BYTES, SENTINELS, Tokenizer
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-T5 = SHARED / "fixtures" / "tokenizer"
-NUMBERS = SHARED / "checkpoints" / "numbers-hf"
+T5 = "fixtures/tokenizer"
+NUMBERS = "checkpoints/numbers-hf"
 
 LEGACY = "slow_legacy_4.57.6"
 NO_INVENTED_PREFIX = "fast_json_flux_4.57.6"
@@ -58,28 +58,22 @@ def tiny_as_spaced(tiny_path):
 
 @pytest.fixture(scope="session")
 def reference():
-    return json.loads(shared(T5 / "tokenizer_cases.json").read_text("utf-8"))
+    return json.loads(shared(f"{T5}/tokenizer_cases.json").read_text("utf-8"))
 
 
 @pytest.fixture(scope="session")
 def t5():
-    return Tokenizer(shared(T5 / "spiece.model"))
+    return Tokenizer(shared(f"{T5}/spiece.model"))
 
 
 @pytest.fixture(scope="session")
 def t5_as_spaced():
-    return Tokenizer(shared(T5 / "spiece.model"), invented_prefix=False)
+    return Tokenizer(shared(f"{T5}/spiece.model"), invented_prefix=False)
 
 
 @pytest.fixture(scope="session")
 def numbers():
-    return Tokenizer(shared(NUMBERS / "spiece.model"))
-
-
-def shared(path):
-    if not path.exists():
-        pytest.skip(f"{path} is not here")
-    return path
+    return Tokenizer(shared(f"{NUMBERS}/spiece.model"))
 
 
 def said_by(variant, groups):
@@ -167,7 +161,7 @@ def test_any_space_behind_a_sentinel_begins_a_word(t5_as_spaced, space):
 
 
 def test_all_300_prompts_have_the_ids_the_checkpoint_was_run_with(numbers):
-    cases = json.loads(shared(NUMBERS / "reference.json").read_text("utf-8"))
+    cases = json.loads(shared(f"{NUMBERS}/reference.json").read_text("utf-8"))
 
     wrong = [case["prompt"] for case in cases if numbers.encode(case["prompt"]) != case["input_ids"]]
 
@@ -176,7 +170,7 @@ def test_all_300_prompts_have_the_ids_the_checkpoint_was_run_with(numbers):
 
 
 def test_all_300_answers_read_as_the_checkpoint_gave_them(numbers):
-    cases = json.loads(shared(NUMBERS / "reference.json").read_text("utf-8"))
+    cases = json.loads(shared(f"{NUMBERS}/reference.json").read_text("utf-8"))
 
     read = [(numbers.decode(case["output_ids"]), numbers.answer(case["output_ids"])) for case in cases]
 

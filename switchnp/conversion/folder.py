@@ -76,7 +76,8 @@ def _safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     shapes = {}
     try:
         with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dict
+            names = file.keys()
+            for name in names:
                 view = file.get_slice(name)
                 shapes[name] = tuple(view.get_shape())
                 if view.get_dtype() not in ("F32", "F16", "BF16"):
@@ -96,7 +97,6 @@ def _refuse_duplicates(path: Path) -> None:
 
 def _read_safetensor(path: Path, name: str) -> NDArray[Any]:
     # Opened anew for each tensor: what is mapped counts as memory until the file is closed.
-    import ml_dtypes  # noqa: F401 - gives safetensors its bfloat16
     from safetensors import SafetensorError, safe_open
 
     try:

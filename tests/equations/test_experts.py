@@ -309,7 +309,9 @@ def test_a_step_across_a_routing_boundary_is_no_gradient(size, seed):
     x_td, wi_edf, wo_efd = (array(name, lengths, rng) for name in ("x_td", "wi_edf", "wo_efd"))
     first_td, second_td = (expert(x_td) for expert in experts_of(wi_edf, wo_efd, eq.gelu))
     g_td = (second_td - first_td) / np.sum(np.square(second_td - first_td))
-    scalar = lambda h_te: np.sum(g_td * answer(h_te, x_td, wi_edf, wo_efd, 1, eq.gelu))  # noqa: E731
+
+    def scalar(h_te):
+        return np.sum(g_td * answer(h_te, x_td, wi_edf, wo_efd, 1, eq.gelu))
 
     near_te, clear_te = np.array([[1e-6, 0.0]]), np.array([[1e-3, 0.0]])
     across = slope(scalar, near_te, step=1e-4)[0, 1]

@@ -8,11 +8,11 @@ import pytest
 from draw import arguments, seeds, sizes
 from hypothesis import given
 from hypothesis import strategies as st
+from references import shared
 
 from switchnp import equations as eq
 
 HERE = pathlib.Path(__file__).parent
-SHARED = HERE.parents[2] / "shared" / "fixtures" / "huggingface"
 REACH = np.arange(-400, 401)
 
 buckets = st.sampled_from([4, 8, 12, 16, 20, 32, 64])
@@ -153,12 +153,10 @@ def test_each_bucket_starts_where_t5_starts_it(bidirectional, starts):
     assert [bucket_r.tolist().index(bucket) for bucket in range(len(starts))] == starts
 
 
-@pytest.mark.parametrize("folder", [HERE, SHARED], ids=["copied", "shared"])
-def test_every_bucket_is_the_one_of_transformers(folder):
+@pytest.mark.parametrize("place", ["copied", "shared"])
+def test_every_bucket_is_the_one_of_transformers(place):
     """§4.1: tables computed by transformers 5.23; a few are copied next to this test, all are in the shared folder."""
-    path = folder / "bucket_tables.json"
-    if not path.exists():
-        pytest.skip(f"{path} is not here")
+    path = HERE / "bucket_tables.json" if place == "copied" else shared("fixtures/huggingface/bucket_tables.json")
 
     for table in json.loads(path.read_text())["tables"]:
         R, max_distance, bidirectional = (table[key] for key in ("num_buckets", "max_distance", "bidirectional"))

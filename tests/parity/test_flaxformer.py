@@ -18,9 +18,14 @@ STACKS = {"encoder": ("attention", "pre_attention_layer_norm"), "decoder": ("sel
 
 def flaxformer(name):
     """A model's arrays and settings."""
-    here = TESTS / "parity/flaxformer"
-    folder = here if (here / f"model_{name}.npz").exists() else shared("fixtures/flaxformer")
-    return dict(np.load(folder / f"model_{name}.npz")), json.loads((folder / f"model_{name}.json").read_text())["config"]
+    arrays, settings = found(f"model_{name}.npz"), found(f"model_{name}.json")
+    return dict(np.load(arrays)), json.loads(settings.read_text())["config"]
+
+
+def found(name):
+    """A fixture in tests/parity, or else in ../shared."""
+    here = TESTS / "parity/flaxformer" / name
+    return here if here.exists() else shared(f"fixtures/flaxformer/{name}")
 
 
 def from_t5x(arrays, settings, sparse, **more):
@@ -94,7 +99,7 @@ def assert_same_words(model, arrays, against="logits_eval_nodrop"):
 def test_a_converted_folder_says_what_flaxformer_said(name, engine):
     arrays, _ = flaxformer(name)
 
-    model = converted(shared(f"fixtures/flaxformer/hf_{name}"), NO_DROPS, engine)
+    model = converted(found(f"hf_{name}"), NO_DROPS, engine)
 
     assert_same_words(model, arrays)
 
