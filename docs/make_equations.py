@@ -57,9 +57,10 @@ def page():
 
 
 def tests_by_id():
-    """The names of the tests of tests/equations by the ids that their docstrings begin with."""
+    """The names of the tests of the equations, of routers and of costs by the ids that their docstrings begin with."""
     found = defaultdict(set)
-    for path in sorted((ROOT / "tests/equations").glob("test_*.py")):
+    others = (ROOT / "tests/test_cost.py", ROOT / "tests/test_routers.py", ROOT / "tests/test_bfloat16.py")
+    for path in (*sorted((ROOT / "tests/equations").glob("test_*.py")), *others):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 head = (ast.get_docstring(node) or "").partition(":")[0]

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import equations
-    from .config import Config, Routing
+    from .config import Config
     from .conversion import convert
     from .errors import SwitchError
     from .model import SwitchTransformer, load
+    from .routing import Routing
     from .tree import Tree
 
 __version__ = "0.1.0"
@@ -22,7 +23,7 @@ __all__ = ["Config", "Routing", "SwitchError", "SwitchTransformer", "Tree", "con
 
 _HOMES = {
     "Config": "config",
-    "Routing": "config",
+    "Routing": "routing",
     "SwitchError": "errors",
     "SwitchTransformer": "model",
     "Tree": "tree",
@@ -30,8 +31,9 @@ _HOMES = {
     "load": "model",
 }
 _ROOMS = {
-    *("config", "conformance", "conversion", "cost", "equations", "errors", "files", "generation", "hdf5", "kernels", "layers"),
-    *("model", "network", "params", "strictjson", "tokenizer", "tree", "weights"),
+    *("bfloat16", "comparison", "config", "conformance", "conversion", "cost", "equations", "errors", "files", "generation"),
+    *("hdf5", "kernels", "layers", "model", "network", "objective", "padding", "params", "records", "routers", "routing"),
+    *("strictjson", "tokenizer", "tree", "weights"),
 }
 
 

@@ -19,8 +19,6 @@ from .files import shown
 
 __all__ = ["main"]
 
-ROUTINGS = ("paper", "huggingface", "huggingface:5.23", "huggingface:4.57", "huggingface:4.25")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
@@ -57,7 +55,7 @@ def info(options: argparse.Namespace) -> str:
 def generate(options: argparse.Namespace) -> str:
     """The greedy answer to each prompt."""
     model = _load(options)
-    answers = model.generate(options.prompts, max_new_tokens=options.max_new_tokens)
+    answers = model.generate(options.prompts, max_new_tokens=options.max_new_tokens, rng=_rng(options))
     if options.json:
         return _json([{"prompt": prompt, "answer": answer} for prompt, answer in zip(options.prompts, answers, strict=True)])
     return "\n".join(map(_plain, answers))
@@ -79,47 +77,86 @@ def convert(options: argparse.Namespace) -> str:
 def trace(options: argparse.Namespace) -> str:
     """Where each token went: its expert, its gate and its slot in every sparse layer."""
     model = _load(options)
-    seats = list(_seats(model, model.trace(options.text)))
+    places = list(_places(model, model.trace(options.text, rng=_rng(options))))
     if options.json:
-        return _json([seat._asdict() for seat in seats])
+        return _json([place._asdict() for place in places])
     lines = []
     for stack in ("encoder", "decoder"):
         lines += [stack, f"{'token':<16} {'layer':>5} {'expert':>6} {'gate':>6}  slot"]
-        for seat in (seat for seat in seats if seat.stack == stack):
-            slot = "dropped" if seat.slot is None else seat.slot
-            lines.append(f"{_plain(seat.token):<16} {seat.layer:>5} {seat.expert:>6} {seat.gate:>6.3f}  {slot}")
+        for _, layer, token, *seat in (place for place in places if place.stack == stack):
+            expert, gate, slot = (_listed(it if isinstance(it, list) else [it]) for it in seat)
+            lines.append(f"{_plain(token):<16} {layer:>5} {expert:>6} {gate:>6}  {slot}")
     return "\n".join(lines)
 
 
-class Seat(NamedTuple):
-    """Where one token went in one sparse layer."""
+def routing(options: argparse.Namespace) -> str:
+    """Every preset of routing, choice by choice; or one text under two of them."""
+    from .comparison import compare
+    from .model import load
+    from .routing import ORIGINS, table
+
+    if options.compare is None:
+        rows = table()
+        if options.json:
+            return _json({"origins": ORIGINS, "choices": rows})
+        origins = [f"{name:<16}  {origin}" for name, origin in ORIGINS.items()]
+        return "\n".join([*_columns(rows), "", *origins])
+    first, second, file, text = options.compare
+    comparison = compare(load(file), _routing(first), _routing(second), text, options.seed)
+    if options.json:
+        return _json(asdict(comparison))
+    return "\n".join(map(_plain, str(comparison).split("\n")))
+
+
+def _columns(rows: list[dict[str, str]]) -> list[str]:
+    """Rows of one shape as a table with a head."""
+    rows = [{name: name for name in rows[0]}, *rows]
+    widths = {name: max(len(row[name]) for row in rows) for name in rows[0]}
+    return ["  ".join(f"{word:<{widths[name]}}" for name, word in row.items()).rstrip() for row in rows]
+
+
+class Place(NamedTuple):
+    """Where one token went in one sparse layer; a router with several choices makes lists."""
 
     stack: str
     layer: int
     token: str
-    expert: int
-    gate: float
-    slot: int | None
+    expert: int | list[int]
+    gate: float | list[float]
+    slot: int | list[int | None] | None
 
 
-def _seats(model: Any, arrays: Any) -> Iterator[Seat]:
+def _places(model: Any, arrays: Any) -> Iterator[Place]:
+    from .comparison import seats
+
     for name in ("encoder", "decoder"):
         stack = arrays[name]
         tokens = model.tokenizer.pieces(stack.ids_t.tolist())
         for layer, block in enumerate(stack.blocks):
             if "switch" in block:
-                a = block.switch
-                for token, expert, gate, slot in zip(tokens, a.expert_t, a.gate_t, a.slot_t, strict=True):
-                    yield Seat(name, layer, token, int(expert), float(gate), int(slot) if slot >= 0 else None)
+                for token, seat in zip(tokens, seats(block.switch, len(tokens), model.routing.of(name)), strict=True):
+                    slots = [slot if slot >= 0 else None for slot in seat.slots]
+                    columns: Any = (list(seat.experts), list(seat.gates), slots)
+                    yield Place(name, layer, token, *(column[0] if len(column) == 1 else column for column in columns))
 
 
 def _load(options: argparse.Namespace) -> Any:
-    from .config import Routing
     from .model import load
 
-    name, _, version = (options.routing or "").partition(":")
-    choices = {"": None, "paper": Routing.paper(), "huggingface": Routing.huggingface(version or "5.23")}
-    return load(options.file, routing=choices[name], engine=options.engine)
+    simulated = options.routing is not None and options.routing.precision != "float32"
+    return load(options.file, routing=options.routing, engine=options.engine or ("equations" if simulated else "kernels"))
+
+
+def _rng(options: argparse.Namespace) -> Any:
+    import numpy as np
+
+    return np.random.default_rng(options.seed)
+
+
+def _routing(text: str) -> Any:
+    from .routing import Routing
+
+    return Routing.named(text)
 
 
 def _facts(path: str, header: Any) -> dict[str, Any]:
@@ -154,8 +191,9 @@ def _fact_lines(facts: dict[str, Any], header: Any) -> str:
     return "\n".join(f"{name:<{width}}  {line}" for name, line in lines.items())
 
 
-def _listed(layers: Sequence[int]) -> str:
-    return " ".join(map(str, layers)) or "none"
+def _listed(items: Sequence[int | float | None]) -> str:
+    words = ("dropped" if it is None else f"{it:.3f}" if isinstance(it, float) else str(it) for it in items)
+    return " ".join(words) or "none"
 
 
 def _json(value: Any) -> str:
@@ -230,6 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     _generate_options(commands)
     _convert_options(commands)
     _trace_options(commands)
+    _routing_options(commands)
     return parser
 
 
@@ -264,8 +303,37 @@ def _trace_options(commands: Any) -> None:
 
 
 def _engine_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--routing", choices=ROUTINGS, help="instead of the file's own")
-    command.add_argument("--engine", choices=("kernels", "equations"), default="kernels", help="Numba or NumPy")
+    command.add_argument(
+        "--routing", type=_preset, metavar="NAME", help="instead of the file's own: a preset, and changes as ',field=value'"
+    )
+    command.add_argument("--engine", choices=("kernels", "equations"), help="Numba (the default) or NumPy")
+    _seed_option(command)
+
+
+def _routing_options(commands: Any) -> None:
+    example = 'switchnp routing --compare huggingface paper,capacity=1 weights/switch-numbers.h5 "say in French: 1984"'
+    command = _command(commands, routing, example)
+    command.add_argument(
+        "--compare", nargs=4, metavar=("A", "B", "FILE", "TEXT"), help="two presets, each with changes as ',field=value' if any"
+    )
+    _seed_option(command)
+
+
+def _seed_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--seed", type=_seed, default=0, help="of what a routing draws at random (default 0)")
+
+
+def _preset(text: str) -> Any:
+    try:
+        return _routing(text)
+    except SwitchError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"it is {text!r}, expected a whole number of 0 or more")
+    return int(text)
 
 
 def _count(text: str) -> int:

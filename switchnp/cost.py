@@ -22,8 +22,9 @@ from numbers import Integral
 from typing import Any
 
 from . import equations, layers
-from .config import Config, Routing
+from .config import Config
 from .errors import InputError
+from .routing import Routing
 
 __all__ = [
     "BYTES",

@@ -8,7 +8,7 @@ from .network import Row
 __all__ = ["greedy"]
 
 
-def greedy(ops, config, routing, params, row, max_new_tokens, use_cache=True):
+def greedy(ops, config, routing, params, row, max_new_tokens, use_cache=True, mode=layers.EVALUATION):
     """The likeliest next word, again and again, until every sentence has said `</s>`.
 
     With the cache the router sees one new word of each sentence a step, so a capacity of 1 or more never drops one;
@@ -17,14 +17,14 @@ def greedy(ops, config, routing, params, row, max_new_tokens, use_cache=True):
     row     the prompts
     return  ids (B, 1 + at most max_new_tokens), beginning with the start id, padded after `</s>`
     """
-    memory_sd, _ = network.encode(ops, config, routing, params, row)
+    memory_sd, _ = network.encode(ops, config, routing, params, row, mode=mode)
     pasts = layers.new_pasts(config) if use_cache else None
     answers = np.full((row.sentences, 1), config.decoder_start_token_id)
     ended = np.zeros(row.sentences, bool)
     while answers.shape[1] <= max_new_tokens and not ended.all():
         newest = answers[:, -1:] if use_cache else answers
         said = _row(newest, answers.shape[1] - newest.shape[1])
-        last_td, _ = network.decode(ops, config, routing, params, said, memory_sd, row, pasts=pasts)
+        last_td, _ = network.decode(ops, config, routing, params, said, memory_sd, row, pasts=pasts, mode=mode)
         logits_tv = network.logits(ops, config, params, last_td[[span.stop - 1 for span in said.spans]])
         next_word = np.where(ended, config.pad_token_id, logits_tv.argmax(axis=-1))
         answers = np.column_stack([answers, next_word])

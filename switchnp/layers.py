@@ -1,13 +1,18 @@
 """Equations around a residual. Each layer returns its output and `a`, which names every array on the way."""
 
+import math
+from functools import partial, reduce
 from typing import NamedTuple
 
 import numpy as np
 
-from .config import ACTIVATIONS, ROUNDINGS
+from . import routers
+from .config import ACTIVATIONS
+from .routers import Mode
 from .tree import Tree
 
 __all__ = [
+    "EVALUATION",
     "Past",
     "Sight",
     "block_diagonal",
@@ -18,6 +23,9 @@ __all__ = [
     "self_attention",
     "switch",
 ]
+
+
+EVALUATION = Mode()
 
 
 class Sight(NamedTuple):
@@ -95,69 +103,112 @@ def dense(ops, config, p, x_td):
     return a.x_td, a
 
 
-def switch(ops, config, routing, p, x_td, groups, keep=False):
+def switch(ops, config, routing, p, x_td, groups, keep=False, mode=EVALUATION):
     """x + p_i(n) E_i(n) with n = norm(x), each token through the one expert it asks for most, if there is room.
 
-    p_te is `router_probs` in its two halves, for the z-loss needs the logits h_te.
+    p_te is `router_probs` in its two halves, for the z-loss needs the logits h_te. Where the router gives a token several
+    choices, expert_tn, gate_tn and slot_tn have one column a choice, and the answers add up. Where the groups add zeros to
+    the row they stand behind it in n_td, h_te, p_te and the choices.
 
-    groups      the slices of tokens that queue together
     keep        name also what sat in the queues of the whole row, x_ecd, and what came out, y_ecd
     row_slot_t  a token's place in those; with one group it is slot_t
     """
     a = Tree()
-    a.n_td = ops.rms_norm(x_td, p.norm_d, config.layer_norm_epsilon)
-    a.h_te = ops.router_logits(a.n_td, p.wr_de, p.br_e if config.router_bias else None)
-    a.p_te = ops.softmax(a.h_te)
-    a.expert_t = ops.top1(a.p_te)
-    a.gate_t = ops.gate(a.p_te, a.expert_t)
-    a.slot_t, C = _slots(ops, config, routing, a.expert_t, groups)
-    a.row_slot_t, row_C = _row_slots(ops, config, a.expert_t, a.slot_t, C, groups)
-    a.y_td = _answers(ops, config, p, a, row_C)
+    n_td = ops.rms_norm(x_td, p.norm_d, config.layer_norm_epsilon)
+    a.n_td, heard_td = _entering(ops, config, routing, n_td, groups, mode)
+    _ask(ops, config, routing, p, a, heard_td, mode)
+    room = partial(capacity, ops, config, routing, mode=mode)
+    seats = routers.route(ops, routing, a, groups, room, mode)
+    choices, row_C = _in_the_row(ops, config, a, seats, groups, room)
+    y_td = _answers(ops, config, p, a.n_td, choices, row_C)
     if keep:
-        a.x_ecd = ops.dispatch(a.n_td, a.expert_t, a.row_slot_t, config.num_experts, row_C)
+        a.x_ecd = _queues(ops, config, a.n_td, choices, row_C)
         a.y_ecd = _queues_answers(ops, config, p, a.x_ecd)
     if routing.dropped == "identity":
-        a.y_td = ops.pass_dropped(a.y_td, a.n_td, a.slot_t, a.gate_t)
+        y_td = ops.pass_dropped(y_td, a.n_td, seats.slot_tn.max(axis=1), seats.gate_tn[:, 0])
+    a.y_td = y_td[: len(x_td)]
     a.x_td = x_td + a.y_td
     return a.x_td, a
 
 
-def capacity(ops, config, routing, T):
+def capacity(ops, config, routing, T, mode=EVALUATION):
     """How many slots each expert has for a group of T tokens; more than T are never needed."""
     if routing.capacity is None:
         C = config.expert_capacity
+    elif routing.capacity == "unlimited":
+        C = T
     elif isinstance(routing.capacity, int):
         C = routing.capacity
     else:
-        rounding = ROUNDINGS[routing.capacity]
-        C = ops.expert_capacity(T, config.num_experts, routing.eval_capacity_factor, rounding, routing.min_capacity)
+        factor = routing.train_capacity_factor if mode.training else routing.eval_capacity_factor
+        C = math.ceil(ops.expert_capacity(T, config.num_experts, factor, routing.capacity, routing.min_capacity))
     return min(C, T)
 
 
-def _slots(ops, config, routing, expert_t, groups):
-    queues = [(group, capacity(ops, config, routing, group.stop - group.start)) for group in groups]
-    slot_t = np.full(len(expert_t), -1)
-    for group, C in queues:
-        slot_t[group] = ops.slots(expert_t[group], config.num_experts, C)
-    return slot_t, max((C for _, C in queues), default=0)
+def _entering(ops, config, routing, n_td, groups, mode):
+    """What the experts see, and what the router hears of it."""
+    if groups.added:
+        n_td = np.concatenate([n_td, np.zeros((groups.added, n_td.shape[1]), n_td.dtype)])
+    if routing.pads == "zeroed" and not groups.real_t.all():
+        n_td = np.where(groups.real_t[:, None], n_td, n_td.dtype.type(0))
+    policy = routing.train_policy if mode.training else "argmax"
+    if policy == "input dropout":
+        return n_td, ops.input_dropout(n_td, routing.input_dropout, mode.rng)
+    if policy not in ("input jitter", "leaking jitter"):
+        return n_td, n_td
+    heard_td = ops.input_jitter(n_td, _jitter(config, routing), mode.rng)
+    return (heard_td if policy == "leaking jitter" else n_td), heard_td
 
 
-def _row_slots(ops, config, expert_t, slot_t, C, groups):
+def _ask(ops, config, routing, p, a, heard_td, mode):
+    """Logits and probabilities; a router that is nudged keeps its bias apart from both."""
+    br_e = p.br_e if config.router_bias else None
+    if routing.router == "bias":
+        a.b_e, br_e = br_e, None
+    a.h_te = ops.router_logits(heard_td, p.wr_de, br_e)
+    if mode.training and routing.train_policy == "logit jitter":
+        a.h_te = ops.logit_jitter(a.h_te, _jitter(config, routing), mode.rng)
+    a.p_te = ops.softmax(a.h_te)
+
+
+def _jitter(config, routing):
+    return config.router_jitter_noise if routing.jitter is None else routing.jitter
+
+
+def _in_the_row(ops, config, a, seats, groups, room):
+    """Each choice as (expert_t, row_slot_t, gate_t), and how long the queues of the whole row are; both named in `a`."""
+    row_slot_tn, row_C = _row_slots(ops, config, seats, groups, room)
+    columns = seats._asdict() | {"row_slot_tn": row_slot_tn}
+    alone = row_slot_tn.shape[1] == 1
+    for name, it_tn in columns.items():
+        setattr(a, *((name[:-1], it_tn[:, 0]) if alone else (name, it_tn)))
+    choices = zip(seats.expert_tn.T, row_slot_tn.T, seats.gate_tn.T, strict=True)
+    return [tuple(map(np.ascontiguousarray, choice)) for choice in choices], row_C
+
+
+def _row_slots(ops, config, seats, groups, room):
     """One queue an expert for the whole row: a lone group's own, or those of all groups end to end without gaps."""
-    if len(groups) == 1:
-        return slot_t, C
-    kept_t = slot_t >= 0
-    row_slot_t = np.full(len(expert_t), -1)
-    row_slot_t[kept_t] = ops.slots(expert_t[kept_t], config.num_experts, len(expert_t))
-    return row_slot_t, int(row_slot_t.max(initial=-1)) + 1
+    if len(groups.members) == 1:
+        return seats.slot_tn, room(len(seats.slot_tn))
+    kept_tn = seats.slot_tn >= 0
+    row_slot_tn = np.full(kept_tn.shape, -1)
+    expert_t = seats.expert_tn[kept_tn]
+    row_slot_tn[kept_tn] = ops.slots(expert_t, config.num_experts, len(expert_t))
+    return row_slot_tn, int(row_slot_tn.max(initial=-1)) + 1
 
 
-def _answers(ops, config, p, a, row_C):
+def _answers(ops, config, p, n_td, choices, row_C):
     activation = getattr(ops, ACTIVATIONS[config.dense_act_fn])
-    seated = a.n_td, a.expert_t, a.row_slot_t, a.gate_t
     if config.is_gated_act:
-        return ops.gated_mixture(*seated, p.wi0_edf, p.wi1_edf, p.wo_efd, row_C, activation)
-    return ops.mixture(*seated, p.wi_edf, p.wo_efd, row_C, activation)
+        mixture, experts = ops.gated_mixture, (p.wi0_edf, p.wi1_edf, p.wo_efd)
+    else:
+        mixture, experts = ops.mixture, (p.wi_edf, p.wo_efd)
+    return reduce(np.add, (mixture(n_td, *choice, *experts, row_C, activation) for choice in choices))
+
+
+def _queues(ops, config, n_td, choices, row_C):
+    seats = [(expert_t, row_slot_t) for expert_t, row_slot_t, _ in choices]
+    return reduce(np.add, (ops.dispatch(n_td, *seat, config.num_experts, row_C) for seat in seats))
 
 
 def _queues_answers(ops, config, p, x_ecd):

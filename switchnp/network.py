@@ -1,4 +1,4 @@
-"""Encoder, decoder and losses: pure functions of the engine's equations, the Config, the Routing, weights and a row.
+"""Encoder and decoder: pure functions of the engine's equations, the Config, the Routing, weights and a row.
 
 `ops` is the module of equations: `switchnp.equations` or `switchnp.kernels`. There is no batch axis: a batch is its
 sentences laid end to end in one row.
@@ -10,11 +10,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from . import layers
-from .layers import Sight
+from . import layers, objective
+from .layers import EVALUATION, Sight
+from .routers import Groups
 from .tree import Tree
 
-__all__ = ["Row", "decode", "encode", "logits", "router_losses", "total_loss"]
+__all__ = ["Row", "decode", "encode", "groups_of", "logits", "switches"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,45 +41,45 @@ class Row:
         return [slice(int(start), int(stop)) for start, stop in pairwise(edges)]
 
 
-def encode(ops, config, routing, params, row, keep=False):
+def encode(ops, config, routing, params, row, keep=False, mode=EVALUATION):
     """What the encoder makes of a row: memory_td, and the Tree of arrays on the way (all of them where `keep`)."""
-    stack = params.encoder
+    stack, routing = params.encoder, routing.of("encoder")
     table_vd = stack.embedding_vd if config.separate_embeddings else params.embedding_vd
     x_td = ops.embed(row.ids_t, table_vd)
     a = _opening(row, x_td)
-    biases = _own_biases(ops, config, stack.bias_rh, row, causal=False)
-    sight = Sight(row.spans, row.spans, [bias_hts for _, bias_hts in biases])
+    biases, sights = _sights(ops, config, routing, stack, row, causal=False)
     if keep:
         a.bucket_ts, a.bias_hts = _whole_biases(biases)
-    for p in stack.blocks:
+    groups = groups_of(ops, config, routing, row)
+    for p, sight in zip(stack.blocks, sights, strict=True):
         b = Tree()
         x_td, b.attention = layers.self_attention(ops, config, p.attention, x_td, sight, keep)
-        x_td = _feedforward(ops, config, routing, p, x_td, b, row.spans, keep)
+        x_td = _feedforward(ops, config, routing, p, x_td, b, groups, keep, mode)
         a.blocks.append(b if keep else _routes(b))
     a.memory_td = ops.rms_norm(x_td, stack.norm_d, config.layer_norm_epsilon)
     return a.memory_td, a
 
 
-def decode(ops, config, routing, params, row, memory_sd, memory_row, keep=False, pasts=None):
+def decode(ops, config, routing, params, row, memory_sd, memory_row, keep=False, pasts=None, mode=EVALUATION):
     """What the decoder makes of a row over the encoder's memory: last_td, after the last norm, and the Tree.
 
     pasts   one `Past` a block: the row is then the newest words of each sentence, and the Pasts remember the others
     """
-    stack = params.decoder
+    stack, routing = params.decoder, routing.of("decoder")
     table_vd = stack.embedding_vd if config.separate_embeddings else params.embedding_vd
     x_td = ops.embed(row.ids_t, table_vd)
     a = _opening(row, x_td)
     seen = len(pasts[0]) if pasts else 0
-    biases = _own_biases(ops, config, stack.bias_rh, row, causal=True, seen=seen)
-    sight = Sight(row.spans, row.spans, [bias_hts for _, bias_hts in biases])
+    biases, sights = _sights(ops, config, routing, stack, row, causal=True, seen=seen)
     if keep:
         a.bucket_ts, a.bias_hts = _whole_biases(biases)
     memory_sight = _memory_sight(ops, row, memory_row, memory_sd.dtype)
-    for i, p in enumerate(stack.blocks):
-        b, past = Tree(), pasts[i] if pasts else None
+    groups = groups_of(ops, config, routing, row)
+    for p, sight, past in zip(stack.blocks, sights, pasts or [None] * len(sights), strict=True):
+        b = Tree()
         x_td, b.attention = layers.self_attention(ops, config, p.attention, x_td, sight, keep, past)
         x_td, b.cross = layers.cross_attention(ops, config, p.cross, x_td, memory_sd, memory_sight, keep, past)
-        x_td = _feedforward(ops, config, routing, p, x_td, b, row.spans, keep)
+        x_td = _feedforward(ops, config, routing, p, x_td, b, groups, keep, mode)
         a.blocks.append(b if keep else _routes(b))
     a.last_td = ops.rms_norm(x_td, stack.norm_d, config.layer_norm_epsilon)
     return a.last_td, a
@@ -91,52 +92,48 @@ def logits(ops, config, params, last_td):
     return ops.head(last_td, params.head_vd)
 
 
-def router_losses(ops, routing, stack, row):
-    """(balance, z) of one stack before their coefficients, in the scope that the routing names.
-
-    Source: Switch, eq. 4, "for each Switch layer" (layer); transformers 5.23, one product over a stack's layers (stack).
-    """
-    switches = [block.switch for block in stack.blocks if "switch" in block]
-    all_sparse = len(switches) == len(stack.blocks)
-    if not switches or len(row.ids_t) == 0 or (all_sparse and not routing.all_sparse_loss):
-        return 0.0, 0.0
-    counted = [(a.p_te, _counted(routing, a)) for a in switches]
-    if routing.loss_scope == "layer":
-        balance = sum(ops.load_balance(p_te, expert_t) for p_te, expert_t in counted)
-        return float(balance), float(sum(ops.router_z(a.h_te) for a in switches))
-    balances = [_stack_balance(ops, counted, span) for span in row.spans if span.stop > span.start]
-    return float(np.mean(balances)), float(ops.router_z(np.concatenate([a.h_te for a in switches])))
-
-
-def total_loss(config, routing, cross_entropy, balances, zs):
-    """The cross-entropy plus the router losses of both stacks, each times its coefficient.
-
-    Source: Switch, §2.2 (added to the total loss); transformers 5.23.
-    """
-    balance_coef = config.router_aux_loss_coef if routing.balance_coef is None else routing.balance_coef
-    z_coef = config.router_z_loss_coef if routing.z_coef is None else routing.z_coef
-    return cross_entropy + balance_coef * sum(balances) + z_coef * sum(zs)
-
-
-def _stack_balance(ops, counted, span):
-    p_te = np.concatenate([p_te[span] for p_te, _ in counted])
-    return ops.load_balance(p_te, np.concatenate([expert_t[span] for _, expert_t in counted]))
-
-
-def _counted(routing, a):
-    """The expert at which the balance loss counts a token: transformers 4.25 to 4.57 see a dropped one at expert 0."""
-    return a.expert_t if routing.dropped_counts == "choice" else np.where(a.slot_t < 0, 0, a.expert_t)
-
-
 def _opening(row, x_td):
     return Tree(ids_t=row.ids_t, segment_t=row.segment_t, position_t=row.position_t, mask_t=row.mask_t, x_td=x_td, blocks=[])
 
 
-def _feedforward(ops, config, routing, p, x_td, b, groups, keep):
+def groups_of(ops, config, routing, row):
+    """The Groups in which a row queues.
+
+    Source: Switch, §2.2; flaxformer's and mesh-tf's cuts are those of `group_count` and `filled_batch`.
+    """
+    T = len(row.ids_t)
+    if routing.group == "sequence" or T == 0:
+        return Groups(row.spans, row.spans, row.ids_t, row.mask_t)
+    if routing.group == "flaxformer":
+        return _flaxformer_groups(ops, routing, row, config.num_experts)
+    size = {"everything": T, "packed": routing.group_tokens}.get(routing.group)
+    size = size or T // ops.group_count(T, routing.group_tokens)
+    return Groups([slice(start, min(start + size, T)) for start in range(0, T, size)], row.spans, row.ids_t, row.mask_t)
+
+
+def switches(stack):
+    """The arrays of a stack's Switch layers, in order."""
+    return [block.switch for block in stack.blocks if "switch" in block]
+
+
+def _flaxformer_groups(ops, routing, row, E):
+    """Equal parts of the padded batch, its places in the row numbered as they lie; what is added has the numbers behind it."""
+    B, T = row.sentences, len(row.ids_t) // row.sentences
+    filled = ops.filled_batch(B, T, E)
+    added = filled[0] * filled[1] - B * T
+    place_bt = np.full(filled, -1)
+    place_bt[:B, :T] = np.arange(B * T).reshape(B, T)
+    place_bt[place_bt < 0] = np.arange(B * T, B * T + added)
+    members = np.split(place_bt.ravel(), ops.group_count(place_bt.size, routing.group_tokens, E))
+    ids_t = np.concatenate([row.ids_t, np.zeros(added, row.ids_t.dtype)])
+    return Groups(members, row.spans, ids_t, np.concatenate([row.mask_t, np.zeros(added, bool)]), added)
+
+
+def _feedforward(ops, config, routing, p, x_td, b, groups, keep, mode):
     if "switch" in p:
-        x_td, b.switch = layers.switch(ops, config, routing, p.switch, x_td, groups, keep)
+        x_td, b.switch = layers.switch(ops, config, routing, p.switch, x_td, groups, keep, mode)
         if keep and len(x_td):
-            b.switch.balance = ops.load_balance(b.switch.p_te, b.switch.expert_t)
+            b.switch.balance = objective.router_losses(ops, routing, [b.switch], groups).balances[0]
     else:
         x_td, b.dense = layers.dense(ops, config, p.dense, x_td)
     return x_td
@@ -145,7 +142,19 @@ def _feedforward(ops, config, routing, p, x_td, b, groups, keep):
 def _routes(b):
     if "switch" not in b:
         return Tree()
-    return Tree(switch=Tree(**{name: b.switch[name] for name in ("h_te", "p_te", "expert_t", "slot_t")}))
+    kept = ("h_te", "p_te", "expert_t", "slot_t", "expert_tn", "slot_tn")
+    return Tree(switch=Tree(**{name: b.switch[name] for name in kept if name in b.switch}))
+
+
+def _sights(ops, config, routing, stack, row, causal, seen=0):
+    """Each sentence's (bucket_ts, bias_hts), and the Sight of every block: one for all, but that transformers 5.0 forgets the
+    distances above block 0, and keeps the masks."""
+    biases = _own_biases(ops, config, stack.bias_rh, row, causal, seen)
+    sight = Sight(row.spans, row.spans, [bias_hts for _, bias_hts in biases])
+    if routing.position_bias == "every block":
+        return biases, [sight] * len(stack.blocks)
+    blind = [bias_hts for _, bias_hts in _own_biases(ops, config, 0 * stack.bias_rh, row, causal, seen)]
+    return biases, [sight] + [sight._replace(biases=blind)] * (len(stack.blocks) - 1)
 
 
 def _own_biases(ops, config, bias_rh, row, causal, seen=0):

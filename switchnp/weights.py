@@ -15,11 +15,12 @@ import ml_dtypes
 import numpy as np
 
 from . import hdf5
-from .config import Config, Routing
+from .config import Config
 from .errors import ConfigError, InputError, TokenizerError, WeightsError
 from .files import as_path, replacing, shown, writable
 from .hdf5 import Opened, Stored
 from .params import blueprint, check_shapes
+from .routing import Routing
 from .strictjson import json_object
 from .tokenizer import Tokenizer
 from .tree import Tree

@@ -1,12 +1,12 @@
 """An argument's name is enough to draw it: `x_td` is a random (T, D). Hypothesis draws sizes and a seed, never floats."""
 
 import inspect
-import math
 
 import numpy as np
 from hypothesis import strategies as st
 
 from switchnp import equations as eq
+from switchnp.equations.capacity import CAPACITIES
 
 sizes = st.integers(1, 9)
 seeds = st.integers(0, 2**32 - 1)
@@ -15,7 +15,7 @@ seeds = st.integers(0, 2**32 - 1)
 def arguments(function, size, seed, dtype=np.float64):
     """A value for every parameter of an equation, in order; axes of one letter have one length, at most `size`."""
     rng = np.random.default_rng(seed)
-    lengths = {axis: int(rng.integers(1, size + 1)) for axis in "tsdhkfecvr"} | {"1": 1}
+    lengths = {axis: int(rng.integers(1, size + 1)) for axis in "tsdhkfecvrn"} | {"1": 1}
     known = {
         "E": lengths["e"],
         "C": lengths["c"],
@@ -26,7 +26,7 @@ def arguments(function, size, seed, dtype=np.float64):
         "causal": bool(rng.integers(2)),
         "eps": 1e-6,
         "factor": float(rng.choice([0.5, 1.0, 1.25, 2.0])),
-        "rounding": [math.ceil, math.floor, round][rng.integers(3)],
+        "rule": str(rng.choice(list(CAPACITIES))),
         "minimum": int(rng.integers(0, 5)),
         "activation": [eq.relu, eq.gelu, eq.gelu_tanh, eq.silu][rng.integers(4)],
         "dtype": dtype,
@@ -75,6 +75,8 @@ def _slots(rng, shape, lengths, drawn):
 WHOLE = {
     "expert": lambda rng, shape, lengths, drawn: rng.integers(lengths["e"], size=shape),
     "slot": _slots,
+    "asks": lambda rng, shape, lengths, drawn: rng.integers(4, size=shape) > 0,
+    "order": lambda rng, shape, lengths, drawn: rng.permutation(shape[0]),
     "ids": lambda rng, shape, lengths, drawn: rng.integers(lengths["v"], size=shape),
     "target": lambda rng, shape, lengths, drawn: rng.integers(lengths["v"], size=shape),
     "bucket": lambda rng, shape, lengths, drawn: rng.integers(lengths["r"], size=shape),

@@ -18,7 +18,11 @@ MUTATIONS = {
     "one slot too few": ("capacity.py", "slot_t < C, slot_t", "slot_t < C - 1, slot_t"),
     "inclusive cumulative sum": ("capacity.py", "np.cumsum(asks_te, axis=0) - asks_te", "np.cumsum(asks_te, axis=0)"),
     "cumulative sum along experts": ("capacity.py", "np.cumsum(asks_te, axis=0)", "np.cumsum(asks_te, axis=1)"),
-    "capacity without its minimum": ("capacity.py", "max(rounding(T * factor / E), minimum)", "rounding(T * factor / E)"),
+    "capacity without its minimum": (
+        "capacity.py",
+        "max(CAPACITIES[rule](T, E, factor), minimum)",
+        "CAPACITIES[rule](T, E, factor)",
+    ),
     "gate applied twice": (
         "capacity.py",
         "gate_t.astype(y_ecd.dtype)[:, None] * y_td",

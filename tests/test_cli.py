@@ -80,7 +80,61 @@ def test_trace_says_dropped_where_a_queue_was_full(tmp_path):
     assert "dropped" in done.stdout
 
 
-@pytest.mark.parametrize("routing", ["paper", "huggingface", "huggingface:4.57", "huggingface:4.25"])
+def test_routing_is_a_table_of_every_preset_with_its_sources():
+    done, facts = run("routing"), json.loads(run("routing", "--json").stdout)
+
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["choice", *facts["origins"], "source"]
+    assert [line.split()[0] for line in lines[1 : 1 + len(facts["choices"])]] == [row["choice"] for row in facts["choices"]]
+    assert lines[-1].startswith("huggingface:4.25")
+    assert {"paper", "mesh-tf", "flaxformer", "huggingface:5.0"} <= set(facts["origins"])
+
+
+def test_routing_compares_one_text_under_two_presets():
+    text = "say in French: 1984"
+    arguments = ("routing", "--compare", "huggingface", "paper,capacity=1", NUMBERS, text)
+
+    done, facts = run(*arguments), json.loads(run(*arguments, "--json").stdout)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "expert 4 is full under paper,capacity=1" in done.stdout
+    assert "tokens of Switch layers part" in done.stdout
+    assert facts["dropped"][0] == 0 < facts["dropped"][1]
+    assert facts["choices"]["capacity"] == [None, 1]
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (("papers", "paper"), "'papers' is no routing"),
+        (("paper", "paper,router=expert choice"), "would let the decoder see the future"),
+        (("paper", "paper,group=packed"), "Routing.group_tokens is None"),
+    ],
+)
+def test_a_routing_that_is_none_explains_itself(pair, message):
+    done = run("routing", "--compare", *pair, NUMBERS, "text")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_routing_may_be_changed_on_the_command_line():
+    router = "paper,router=top k,decoder_router=top 1"
+    narrow, twice = "paper,precision=selective", ("--routing", router)
+
+    spoken = [run("generate", NUMBERS, "say in German: 84", "--routing", name).stdout for name in (narrow, router)]
+    place = json.loads(run("trace", NUMBERS, "say in German: 84", *twice, "--json").stdout)[0]
+    drawn = [run("trace", NUMBERS, "84", "--routing", "paper,eval_policy=sample", "--seed", seed).stdout for seed in "113"]
+
+    assert spoken == ["vierundachtzig\n"] * 2
+    assert (len(place["expert"]), len(place["gate"]), len(place["slot"])) == (2, 2, 2)
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize(
+    "routing", ["paper", "mesh-tf", "flaxformer", "huggingface", "huggingface:5.0", "huggingface:4.57", "huggingface:4.25"]
+)
 def test_every_routing_can_be_asked_for(routing):
     assert run("generate", NUMBERS, "say in German: 84", "--routing", routing).stdout == "vierundachtzig\n"
 
@@ -150,6 +204,9 @@ def test_a_bad_file_is_one_sentence_and_status_1(command, kind, tmp_path):
         ["generate", NUMBERS, "x", "--max-new-tokens", "many"],
         ["generate", NUMBERS, "x", "--max-new-tokens", "0"],
         ["generate", NUMBERS, "x", "--routing", "random"],
+        ["generate", NUMBERS, "x", "--routing", "paper,router=top k"],
+        ["generate", NUMBERS, "x", "--seed", "-1"],
+        ["routing", "--compare", "paper", "huggingface"],
         ["convert", "a", "b", "--dtype", "int3"],
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from references import HUGGINGFACE, huggingface_case
 from small import small_config
 
-from switchnp import Config, Routing
+from switchnp import Config
 from switchnp.config import PRESETS
 from switchnp.errors import ConfigError
 from switchnp.params import blueprint
@@ -174,36 +174,6 @@ def test_a_config_that_is_not_one_is_refused(text):
         Config.from_json(text)
 
 
-@pytest.mark.parametrize(
-    ("choice", "message"),
-    [
-        ({"capacity": "up"}, "Routing.capacity is 'up'"),
-        ({"capacity": -1}, "Routing.capacity is -1"),
-        ({"pads": "ignored"}, "Routing.pads is 'ignored', expected one of 'removed', 'routed'"),
-        ({"dropped": None}, "dropped is None, expected a text"),
-        ({"eval_capacity_factor": 0.0}, "Routing.eval_capacity_factor is 0.0"),
-        ({"min_capacity": -1}, "Routing.min_capacity is -1"),
-        ({"capacity": 2**63 - 1}, "expected a text or a whole number below 10^15"),
-        ({"name": "x\x1b[31m"}, "expected at most 80 printable characters"),
-    ],
-)
-def test_an_impossible_routing_is_refused_in_one_sentence(choice, message):
-    with pytest.raises(ConfigError) as refusal:
-        Routing(**choice)
-
-    assert message in str(refusal.value)
-
-
-def test_the_papers_numbers_are_the_papers():
-    paper = Routing.paper()
-
-    assert (paper.capacity, paper.min_capacity) == ("ceil", 1)
-    assert (paper.train_capacity_factor, paper.eval_capacity_factor, paper.balance_coef) == (1.25, 2.0, 0.01)
-    assert (paper.pads, paper.dropped, paper.loss_scope) == ("removed", "zero", "layer")
-
-
-def test_an_unknown_version_or_preset_names_the_known_ones():
-    with pytest.raises(ConfigError, match=r"expected one of 5.23, 4.57, 4.25"):
-        Routing.huggingface("3.0")
+def test_an_unknown_preset_names_the_known_ones():
     with pytest.raises(ConfigError, match="switch-base-8"):
         Config.preset("switch-base-9")

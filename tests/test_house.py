@@ -20,26 +20,33 @@ FLOORS = {
     "errors": 0,
     "tree": 0,
     "strictjson": 0,
+    "equations": 0,
     "files": 1,
-    "equations": 1,
-    "config": 1,
-    "kernels": 2,
-    "params": 2,
-    "tokenizer": 2,
-    "hdf5": 2,
+    "records": 1,
+    "bfloat16": 1,
+    "kernels": 1,
+    "config": 2,
+    "routing": 2,
+    "routers": 2,
+    "params": 3,
+    "tokenizer": 3,
+    "hdf5": 3,
     "layers": 3,
-    "weights": 3,
+    "objective": 3,
+    "weights": 4,
     "cost": 4,
     "network": 4,
     "generation": 5,
+    "padding": 5,
     "conversion": 5,
     "model": 6,
     "conformance": 6,
-    "__init__": 7,
-    "cli": 8,
-    "__main__": 9,
+    "comparison": 7,
+    "__init__": 8,
+    "cli": 9,
+    "__main__": 10,
 }
-ALPHABET = set("tsdhkfecvr1")
+ALPHABET = set("tsdhkfecvrn1")
 ARRAY_ROOMS = [*(PACKAGE / "equations").glob("*.py"), *(PACKAGE / "kernels").glob("*.py"), PACKAGE / "layers.py"]
 EQUATIONS = [getattr(eq, name) for name in eq.__all__]
 LIBRARIES = {"numpy", "numba", "h5py", "sentencepiece", "safetensors", "tqdm", "ml_dtypes", "torch"}
@@ -211,16 +218,28 @@ def test_every_module_of_the_layout_is_in_the_architecture():
             assert path.name in page, path.name
 
 
-def test_the_page_of_equations_is_up_to_date_and_every_property_has_a_test():
-    spec = importlib.util.spec_from_file_location("make_equations", ROOT / "docs/make_equations.py")
+def page_maker(name):
+    """A program of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
     maker = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(maker)
+    return maker
+
+
+def test_the_page_of_equations_is_up_to_date_and_every_property_has_a_test():
+    maker = page_maker("make_equations")
 
     assert (ROOT / "docs/equations.md").read_text(encoding="utf-8") == maker.page()
     held = {*maker.tests_by_id()}
     for equation, last in {"1": "g", "2": "n", "3": "j", "4": "k", "7": "c"}.items():
         assert {equation + chr(letter) for letter in range(ord("a"), ord(last) + 1)} <= held
-    assert {"§4.1", "§4.2", "§4.3"} <= held
+    assert {"§4.1", "§4.2", "§4.3", *(f"E{number}" for number in range(8, 17))} <= held
+
+
+def test_the_page_of_routing_is_up_to_date(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+
+    assert (ROOT / "docs/routing.md").read_text(encoding="utf-8") == page_maker("make_routing").page()
 
 
 def test_every_mutation_still_has_its_line():

@@ -18,10 +18,11 @@ from small import small_config, small_model, small_params
 import switchnp
 from switchnp import Routing, SwitchError, layers
 from switchnp.errors import InputError, ShapeError, TokenizerError
+from switchnp.routing import PRESETS as NAMED
 
 IDS = [[5, 6, 7, 1], [8, 9, 1, 0]]
 SAID = [[0, 11, 12], [0, 13, 14]]
-PRESETS = [Routing.paper(), Routing.huggingface(), Routing.huggingface("4.57"), Routing.huggingface("4.25")]
+PRESETS = [make() for name, make in NAMED.items() if name != "huggingface"]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_unequal_lists_are_padded_and_masked(routing):
 def test_a_sentence_does_not_depend_on_its_batch_mates(seed, width):
     rng = np.random.default_rng(seed)
     ids, said = rng.integers(2, 40, (3, width)), rng.integers(2, 40, (3, 3))
-    for routing in PRESETS:
+    for routing in (routing for routing in PRESETS if routing.group == "sequence"):
         model = small_model(routing, expert_capacity=2)
 
         together = model(ids, decoder_input_ids=said).logits
@@ -172,10 +173,15 @@ def test_ignored_labels_become_padding_in_what_the_decoder_reads():
 def test_the_loss_is_the_cross_entropy_plus_the_weighed_router_losses(routing):
     out = small_model(routing, router_z_loss_coef=0.25, router_aux_loss_coef=0.5)(IDS, labels=SAID)
 
-    balance, z = (0.01, 0.0) if routing.name == "paper" else (0.5, 0.25)
-    routers = balance * (out.encoder_balance_loss + out.decoder_balance_loss) + z * (out.encoder_z_loss + out.decoder_z_loss)
-    assert out.loss == pytest.approx(out.cross_entropy + routers)
-    assert out.encoder_balance_loss > 0
+    balance = 0.5 if routing.balance_coef is None else routing.balance_coef
+    z = 0.25 if routing.z_coef is None else routing.z_coef
+    share = 0.5 if routing.loss_layers == "mean" else 1.0
+    balances, zs = (out.encoder_balance_loss, out.decoder_balance_loss), (out.encoder_z_loss, out.decoder_z_loss)
+    logit_z = np.square(np.log(np.exp(out.logits).sum(axis=-1))).mean()
+    rest = share * balance * sum(balances) + share * z * sum(zs) + routing.logit_z_coef * logit_z
+    assert out.loss == pytest.approx(out.cross_entropy + rest)
+    assert min(balances) > 0
+    assert min(zs) > 0
 
 
 def test_under_the_paper_a_stack_of_sparse_layers_sums_their_losses():
@@ -463,7 +469,8 @@ def test_a_trace_names_buckets_biases_and_the_balance_of_each_layer():
     assert (a.bias_hts[:, :3, 3:] == -np.inf).all()
     np.testing.assert_array_equal(a.bias_hts[:, 0, 2], model.params.encoder.bias_rh[a.bucket_ts[0, 2]])
     switch = a.blocks[1].switch
-    assert switch.balance == switchnp.equations.load_balance(switch.p_te, switch.expert_t)
+    each = [switchnp.equations.load_balance(switch.p_te[s], switch.expert_t[s]) for s in (slice(0, 3), slice(3, 6))]
+    assert switch.balance == pytest.approx(np.mean(each), rel=1e-6)
 
 
 def test_routing_may_be_changed_on_a_model():
@@ -478,7 +485,7 @@ def test_routing_may_be_changed_on_a_model():
 
 
 def test_a_wholly_masked_sentence_does_not_count_in_the_losses_of_a_stack():
-    routing = Routing(loss_scope="stack")
+    routing = Routing(loss_layers="concatenated", loss_tokens="sequence")
     model = small_model(routing)
 
     out = model([[5, 6], [7, 8]], [[0, 0], [1, 1]], labels=[[2], [3]])

@@ -25,9 +25,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from switchnp import files, hdf5, weights
-from switchnp.config import Config, Routing
+from switchnp.config import Config
 from switchnp.errors import FileError, InputError, ShapeError, SwitchError, WeightsError
 from switchnp.params import blueprint
+from switchnp.routing import Routing
 from switchnp.tree import Tree
 
 TINY = {

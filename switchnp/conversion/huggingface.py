@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from .. import weights
-from ..config import Config, Routing
+from ..config import Config
 from ..errors import ConfigError, FileError, SwitchWarning, WeightsError
 from ..files import as_path, shown, writable
 from ..params import blueprint
+from ..routing import Routing
 from ..tokenizer import Tokenizer
 from .folder import Tensors, open_tensors, read_json
 from .renames import SURPLUS, VARIANTS, is_stacked, tensor_names, tensor_shapes, turned

@@ -11,21 +11,47 @@ Fedus, Zoph, Shazeer, "Switch Transformers", arXiv 2101.03961, has seven numbere
     (7) dispatch            capacity.py     x_ecd = sum_t seat_tec x_td
 
 An array's name ends in its axes: t token, s token looked at, d model, h head, k head width, f feed-forward, e expert,
-c queue slot, v vocabulary, r distance bucket, 1 an axis kept at length one. Capitals are their lengths.
+c queue slot, v vocabulary, r distance bucket, n first, second, ... choice,
+1 an axis kept at length one. Capitals are their lengths.
 """
 
-from . import attention, capacity, embedding, experts, feedforward, losses, norm, position, routing
+from . import (
+    attention,
+    capacity,
+    choices,
+    distillation,
+    embedding,
+    experts,
+    exploration,
+    feedforward,
+    groups,
+    initial,
+    losses,
+    norm,
+    position,
+    queues,
+    routing,
+)
 from .attention import *
 from .capacity import *
+from .choices import *
+from .distillation import *
 from .embedding import *
 from .experts import *
+from .exploration import *
 from .feedforward import *
+from .groups import *
+from .initial import *
 from .losses import *
 from .norm import *
 from .position import *
+from .queues import *
 from .routing import *
 
-ROOMS = (embedding, position, norm, attention, feedforward, routing, capacity, experts, losses)
+ROOMS = (
+    *(embedding, position, norm, attention, feedforward, routing, capacity, experts, losses),
+    *(exploration, choices, queues, groups, initial, distillation),
+)
 EQUATIONS = {
     1: router_probs,
     2: mixture,

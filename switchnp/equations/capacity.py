@@ -6,17 +6,29 @@ import numpy as np
 
 __all__ = ["combine", "dispatch", "expert_capacity", "pass_dropped", "seating", "slots"]
 
+CAPACITIES = {
+    "exact": lambda T, E, factor: T * factor / E,  # the paper; a queue of 2.5 seats slots 0, 1 and 2
+    "ceil": lambda T, E, factor: math.ceil(T * factor / E),  # fastmoe, DeepSpeed
+    "round": lambda T, E, factor: round(factor * T / E),  # flaxformer: half to even
+    "floor": lambda T, E, factor: math.floor(T * factor / E),  # labml
+    "floor up to T": lambda T, E, factor: min(T, math.floor(T * factor / E)),  # mesh-tf
+    "floor to even": lambda T, E, factor: math.floor(T * factor / E) + math.floor(T * factor / E) % 2,  # nanoMoE
+    "floor of ceil": lambda T, E, factor: math.floor(factor * math.ceil(T / E)),  # fairseq
+    "floor of T / E": lambda T, E, factor: T // E,  # keras.io
+}
+"""How equation 3 is made a whole number, and who makes it so."""
 
-def expert_capacity(T, E, factor, rounding=math.ceil, minimum=1):
+
+def expert_capacity(T, E, factor, rule="ceil", minimum=1):
     """How many tokens of a group one expert takes.
 
         C = T / E * capacity factor
 
-    The paper does not round; implementations differ, so `rounding` and `minimum` are the caller's choice.
+    The paper does not round; implementations differ, so the rule (`CAPACITIES`) and `minimum` are the caller's choice.
 
     Source: Switch, eq. 3.
     """
-    return max(rounding(T * factor / E), minimum)
+    return max(CAPACITIES[rule](T, E, factor), minimum)
 
 
 def slots(expert_t, E, C):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["cross_entropy", "expert_share", "load_balance", "mean_probs", "router_z"]
+__all__ = ["cross_entropy", "expert_share", "load_balance", "logit_z", "mean_probs", "router_z"]
 
 
 def cross_entropy(logits_tv, target_t):
@@ -45,7 +45,9 @@ def load_balance(p_te, expert_t):
 
         loss = N sum_i f_i P_i
 
-    1 is not its minimum. Only P carries a gradient.
+    1 is not its minimum, though the paper says so: f counts the winners of the same p, but is not P. Where three tokens barely
+    prefer expert 1 and a fourth is certain of expert 2, f = (3/4, 1/4), P = (3/8, 5/8), and the loss is 7/8; among many
+    experts it falls towards 4 / (N + 2), with half of them dead. Only P carries a gradient.
 
     Source: Switch, eq. 4.
     """
@@ -61,6 +63,18 @@ def router_z(h_te):
     Source: ST-MoE (Zoph et al. 2022), eq. 5; not part of the Switch paper.
     """
     return np.mean(np.square(_logsumexp(h_te)))
+
+
+def logit_z(logits_tv, target_t):
+    """The same for the logits of words: keeps the head's numbers small.
+
+        z = mean_t (log sum_v exp logits_tv)^2
+
+    Source: T5X's z_loss (1e-4 in all Switch configurations); not part of the Switch paper.
+
+    target_t    negative where there is nothing to predict
+    """
+    return router_z(logits_tv[target_t >= 0])
 
 
 def _logsumexp(h_te):

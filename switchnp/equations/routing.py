@@ -27,7 +27,7 @@ def softmax(h_te):
 
     Source: Switch, eq. 1.
     """
-    exp_te = np.exp(h_te - h_te.max(axis=-1, keepdims=True, initial=np.finfo(h_te.dtype).min))
+    exp_te = np.exp(h_te - h_te.max(axis=-1, keepdims=True, initial=-np.inf))
     return exp_te / exp_te.sum(axis=-1, keepdims=True)
 
 

@@ -11,6 +11,7 @@ from .embedding import *
 from .experts import *
 from .feedforward import *
 from .norm import *
+from .queues import *
 from .routing import *
 
 __all__ = list(_names)

@@ -9,36 +9,47 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from switchnp import equations as eq
+from switchnp.equations.capacity import CAPACITIES
 
-ROUNDINGS = st.sampled_from([math.ceil, math.floor, round, int])
+RULES = st.sampled_from(sorted(set(CAPACITIES) - {"floor of T / E"}))
 FACTORS = st.sampled_from([0.5, 1.0, 1.25, 2.0])
 rooms = st.integers(0, 3)  # so few that queues overflow
 GROUPS = [(1, 8, 1.25), (10, 4, 1), (30, 8, 1), (100, 8, 1.25), (512, 128, 1.25)]
-RULES = {
-    "exact": (lambda share: share, 0, [0.15625, 2.5, 3.75, 15.625, 5.0]),
-    "mesh-tf": (int, 4, [4, 4, 4, 15, 5]),
-    "flaxformer": (round, 4, [4, 4, 4, 16, 5]),
-    "DeepSpeed": (math.ceil, 4, [4, 4, 4, 16, 5]),
-    "fastmoe": (math.ceil, 0, [1, 3, 4, 16, 5]),
-    "labml": (int, 0, [0, 2, 3, 15, 5]),
-    "nanoMoE": (lambda share: int(share) + int(share) % 2, 0, [0, 2, 4, 16, 6]),
+WILD = {
+    "the paper": ("exact", 0, [0.15625, 2.5, 3.75, 15.625, 5.0]),
+    "mesh-tf": ("floor up to T", 4, [4, 4, 4, 15, 5]),
+    "flaxformer": ("round", 4, [4, 4, 4, 16, 5]),
+    "DeepSpeed": ("ceil", 4, [4, 4, 4, 16, 5]),
+    "fastmoe": ("ceil", 0, [1, 3, 4, 16, 5]),
+    "fairseq": ("floor of ceil", 0, [1, 3, 4, 16, 5]),
+    "labml": ("floor", 0, [0, 2, 3, 15, 5]),
+    "nanoMoE": ("floor to even", 0, [0, 2, 4, 16, 6]),
+    "keras.io": ("floor of T / E", 0, [0, 2, 3, 12, 4]),
 }
 
 
-@pytest.mark.parametrize("rule", RULES)
-def test_each_code_rounds_the_capacity_as_the_table_says(rule):
+@pytest.mark.parametrize("code", WILD)
+def test_each_code_rounds_the_capacity_as_the_table_says(code):
     """3: the paper does not round; its readers do, each in a way of their own."""
-    rounding, minimum, expected = RULES[rule]
+    rule, minimum, expected = WILD[code]
 
-    actual = [eq.expert_capacity(T, E, factor, rounding, minimum) for T, E, factor in GROUPS]
+    actual = [eq.expert_capacity(T, E, factor, rule, minimum) for T, E, factor in GROUPS]
 
     assert actual == expected
+
+
+def test_the_rules_part_where_the_table_does_not_tell_them_apart():
+    """3: fairseq rounds up before the factor, mesh-tf never goes beyond the group, flaxformer rounds a half to even."""
+    assert eq.expert_capacity(5, 4, 2.0, "floor of ceil") == 4 != eq.expert_capacity(5, 4, 2.0, "ceil")
+    assert eq.expert_capacity(3, 2, 4.0, "floor up to T") == 3 != eq.expert_capacity(3, 2, 4.0, "floor")
+    assert [eq.expert_capacity(T, 2, 1.0, "round") for T in (1, 3, 5, 7, 9)] == [1, 2, 2, 4, 4]
+    assert {rule for rule, _, _ in WILD.values()} == set(CAPACITIES)
 
 
 @given(sizes, sizes, FACTORS)
 def test_unless_told_otherwise_the_capacity_is_rounded_up_and_at_least_one(T, E, factor):
     """3: at least 1 also where it is told to round down."""
-    C, floored = eq.expert_capacity(T, E, factor), eq.expert_capacity(T, E, factor, math.floor)
+    C, floored = eq.expert_capacity(T, E, factor), eq.expert_capacity(T, E, factor, "floor")
 
     assert C - 1 < T * factor / E <= C
     assert floored == max(math.floor(T * factor / E), 1)
@@ -91,11 +102,11 @@ def test_room_for_every_token_drops_none(size, seed, spare):
     assert (slot_t >= 0).all()
 
 
-@given(sizes, seeds, ROUNDINGS, st.integers(0, 4))
-def test_a_factor_of_as_many_as_there_are_experts_drops_none(size, seed, rounding, spare):
+@given(sizes, seeds, RULES, st.integers(0, 4))
+def test_a_factor_of_as_many_as_there_are_experts_drops_none(size, seed, rule, spare):
     """3d: capacity factor >= N, however it is rounded."""
     expert_t, E, _ = arguments(eq.slots, size, seed).values()
-    C = eq.expert_capacity(len(expert_t), E, float(E + spare), rounding, minimum=0)
+    C = eq.expert_capacity(len(expert_t), E, float(E + spare), rule, minimum=0)
 
     slot_t = eq.slots(expert_t, E, C)
 
@@ -106,7 +117,7 @@ def test_a_factor_of_as_many_as_there_are_experts_drops_none(size, seed, roundin
 def test_perfect_balance_needs_no_spare_room(E, each, seed):
     """3d: every expert asked T/N times and C = T/N."""
     expert_t = np.random.default_rng(seed).permutation(np.arange(E * each) % E)
-    C = eq.expert_capacity(E * each, E, 1.0, math.floor, minimum=0)
+    C = eq.expert_capacity(E * each, E, 1.0, "floor", minimum=0)
 
     slot_t = eq.slots(expert_t, E, C)
 
@@ -142,7 +153,7 @@ def test_padded_rows_grow_with_the_factor_and_not_with_the_experts(size, seed, E
     """3g: the experts compute E C rows, which is factor * T but for the rounding: less than one row an expert."""
     x_td = arguments(lambda x_td: None, size, seed)["x_td"]
     expert_t = np.random.default_rng(seed).integers(E, size=len(x_td))
-    C = eq.expert_capacity(len(x_td), E, factor, math.ceil, minimum=0)
+    C = eq.expert_capacity(len(x_td), E, factor, "ceil", minimum=0)
 
     x_ecd = eq.dispatch(x_td, expert_t, eq.slots(expert_t, E, C), E, C)
 
@@ -156,8 +167,8 @@ def test_a_token_alone_needs_a_minimum_capacity(E, seed, factor):
     factor = min(factor, E - 0.5)
     expert_t = np.random.default_rng(seed).integers(E, size=1)
 
-    floored = eq.expert_capacity(1, E, factor, math.floor, minimum=0)
-    helped = eq.expert_capacity(1, E, factor, math.floor, minimum=1)
+    floored = eq.expert_capacity(1, E, factor, "floor", minimum=0)
+    helped = eq.expert_capacity(1, E, factor, "floor", minimum=1)
 
     assert (floored, helped) == (0, 1)
     assert eq.slots(expert_t, E, floored) == [-1]
@@ -196,7 +207,7 @@ def test_one_token_at_a_time_never_drops(size, seed, C):
 @pytest.mark.parametrize(("T", "E", "factor"), [(64, 8, 1.0), (64, 8, 1.25), (256, 8, 1.0), (256, 32, 1.25)])
 def test_a_random_router_drops_what_the_binomial_says(T, E, factor):
     """3: the drop fraction is N E[max(0, n - C)] / T with n binomial, so small groups cannot stay below 1 %."""
-    C = eq.expert_capacity(T, E, factor, math.floor)
+    C = eq.expert_capacity(T, E, factor, "floor")
     rng = np.random.default_rng(T)
 
     dropped = np.mean([eq.slots(rng.integers(E, size=T), E, C) < 0 for _ in range(400)])

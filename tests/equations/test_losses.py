@@ -485,3 +485,48 @@ def test_being_very_sure_does_not_overflow(size, seed):
     loss = eq.cross_entropy(logits_tv, target_t)
 
     assert loss == 0
+
+
+def pseudo_code(p_gte, asks_gte):
+    """What Fig. 14 computes of all cores g at once."""
+    share_ge, mean_ge = asks_gte.mean(axis=1), p_gte.mean(axis=1)
+    return (share_ge * mean_ge).mean() * p_gte.shape[2] ** 2
+
+
+@given(sizes, sizes, seeds)
+def test_the_pseudo_code_is_the_mean_of_what_each_core_loses(size, cores, seed):
+    """E16: reduce_mean(P f) N^2 over [cores, experts] = mean over cores of N sum_i f_i P_i."""
+    p_te, _ = arguments(eq.load_balance, size, seed).values()
+    T, E = p_te.shape
+    rng = np.random.default_rng(seed)
+    probs = [array("p_te", {"t": T, "e": E}, rng) for _ in range(cores)]
+    experts = [rng.integers(E, size=T) for _ in range(cores)]
+
+    loss = pseudo_code(np.stack(probs), np.stack([one_hot(expert_t, E) for expert_t in experts]))
+
+    each = [eq.load_balance(p_te, expert_t) for p_te, expert_t in zip(probs, experts, strict=True)]
+    np.testing.assert_allclose(loss, np.mean(each), rtol=1e-12)
+
+
+def test_the_pseudo_code_is_not_the_loss_of_all_tokens_together():
+    """E16: two cores of which each insists on an expert of its own lose 2 each, but their union is balanced and loses 1."""
+    mask = np.array([[[1.0, 0.0]] * 3, [[0.0, 1.0]] * 3])
+
+    loss = pseudo_code(mask, mask)
+
+    union_te = mask.reshape(6, 2)
+    assert loss == 2
+    assert eq.load_balance(union_te, eq.top1(union_te)) == 1
+
+
+@given(sizes, sizes, sizes, seeds)
+def test_cores_that_ask_alike_may_be_counted_together(E, each, cores, seed):
+    """E16: where all cores have the same f, the pseudo-code is the loss of the union, for any P."""
+    rng = np.random.default_rng(seed)
+    expert_t = rng.integers(E, size=each)
+    probs = [array("p_te", {"t": each, "e": E}, rng) for _ in range(cores)]
+
+    loss = pseudo_code(np.stack(probs), np.stack([one_hot(expert_t, E)] * cores))
+
+    union = eq.load_balance(np.concatenate(probs), np.tile(expert_t, cores))
+    np.testing.assert_allclose(loss, union, rtol=1e-12)

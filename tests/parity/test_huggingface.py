@@ -1,11 +1,11 @@
-"""What transformers 5.23.0, 4.57.6 and 4.25.1 computed, array by array, on both engines.
+"""What transformers 5.23.0, 5.0.0, 4.57.6 and 4.25.1 computed, array by array, on both engines.
 
 Tolerances are those of the fixtures' README: float32 hidden states 5e-5, logits 2e-5, losses 1e-5; float64 1e-9, losses 1e-7.
 """
 
 import numpy as np
 import pytest
-from references import HUGGINGFACE, LEGACY, converted, huggingface_case, inputs, reference, shared
+from references import HUGGINGFACE, LEGACY, TESTS, converted, huggingface_case, inputs, reference, shared
 
 import switchnp
 from switchnp import Routing
@@ -174,6 +174,24 @@ def test_dropped_tokens_pass_as_in_4_25_by_its_preset(name, engine):
     assert_losses(out, legacy, 1e-5)
     assert all(compare_stack(trace[stack], stack, legacy) for stack in ("encoder", "decoder"))
     np.testing.assert_array_equal(ids, legacy["gen/greedy/ids"])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ["p01_basic", "p02_overflow", "p03_allsparse_untied", "p05_bias_masks", "p06_asymmetric"])
+def test_words_are_those_of_the_broken_5_0_by_its_preset(name, engine):
+    arrays, meta = reference(name)
+    broken = dict(np.load(TESTS / f"parity/transformers_5_0/{name}.npz"))
+    model = converted(huggingface_case(name), Routing.huggingface("5.0"), engine)
+    given = inputs(arrays)
+
+    out = model(**given)
+    ids = model.generate(given["input_ids"], given["attention_mask"], meta["max_new_tokens"])
+
+    np.testing.assert_allclose(out.logits, broken["logits"], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(out.encoder_last_hidden_state, broken["encoder/last_hidden_state"], rtol=0, atol=5e-5)
+    assert out.loss == pytest.approx(float(broken["loss"]), abs=1e-5)
+    np.testing.assert_array_equal(ids, broken["gen/greedy/ids"])
+    assert np.abs(out.logits - arrays["logits"]).max() > 1
 
 
 FORMATS = ["bin", "bin_bf16", "bin_legacy_noZip", "bin_sharded", "safetensors_bf16", "safetensors_sharded"]

@@ -1,0 +1,133 @@
+"""One text under two routings: who parts, by how much, and why."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from references import ROOT
+from small import small_model
+
+import switchnp
+from switchnp import Routing
+from switchnp.comparison import compare, seats
+
+PAPER = Routing.paper()
+TIGHT = replace(PAPER, name="tight", capacity=1)
+IDS = [5, 6, 7, 8, 9, 10, 5, 6]
+
+
+def of(comparison, stack):
+    """The tokens of one stack."""
+    return [token for token in comparison.tokens if token.stack == stack]
+
+
+def test_a_routing_compared_with_itself_differs_in_nothing():
+    comparison = compare(small_model(), PAPER, replace(PAPER, name="again"), IDS)
+
+    assert comparison.choices == {}
+    assert comparison.parted == ()
+    assert (comparison.logits, comparison.gate_error, comparison.flips) == (0, 0, 0)
+    assert "0 of " in str(comparison)
+    assert "stack" not in str(comparison)
+
+
+def test_the_tokens_that_one_routing_drops_are_named_with_their_expert_and_the_reason():
+    model = small_model()
+    comparison = compare(model, replace(PAPER, capacity="unlimited"), TIGHT, IDS)
+    traced = small_model(TIGHT).trace(IDS, decoder_input_ids=[0]).encoder.blocks[1].switch
+
+    encoder = of(comparison, "encoder")
+    dropped = [token.place for token in encoder if not token.b.kept]
+    assert dropped == np.flatnonzero(traced.slot_t < 0).tolist() != []
+    for token in encoder:
+        assert token.a.kept == token.a.experts == token.b.experts
+        expected = f"expert {token.a.experts[0]} is full under tight" if token.place in dropped else ""
+        assert token.why == expected
+        assert (token.moved > 1e-5) == (token.place in dropped)
+    assert comparison.choices["capacity"] == ("unlimited", 1)
+    assert comparison.dropped[0] == 0
+    assert comparison.dropped[1] >= len(dropped)
+    assert comparison.logits > 1e-3
+
+
+def test_what_is_passed_on_instead_of_dropped_is_said():
+    passing = replace(TIGHT, name="passing", dropped="identity")
+
+    comparison = compare(small_model(), TIGHT, passing, IDS)
+
+    reasons = {token.why for token in of(comparison, "encoder") if not token.a.kept}
+    assert reasons == {"no room, but one passes it on times its gate"}
+    assert all(token.why == "" for token in of(comparison, "encoder") if token.a.kept)
+
+
+def test_a_difference_from_below_is_told_from_one_of_the_layer_itself():
+    roomy = replace(PAPER, capacity="unlimited")
+    blind = replace(roomy, name="blind", position_bias="block 0")
+
+    comparison = compare(small_model(sparse_encoder_layers=(0, 1)), roomy, blind, IDS)
+
+    first, second = ([token for token in of(comparison, "encoder") if token.layer == layer] for layer in (0, 1))
+    assert all(token.why == "" for token in first)
+    assert all("its input is off by" in token.why for token in second)
+
+
+def test_routers_of_several_choices_name_them_all():
+    both = replace(PAPER, name="two", router="top k", choices=2, decoder_router="top 1", capacity="unlimited")
+    chosen = replace(PAPER, name="chosen", router="expert choice", decoder_router="top 1", capacity=2)
+
+    comparison = compare(small_model(), both, chosen, IDS)
+
+    for token in of(comparison, "encoder"):
+        assert len(token.a.experts) == 2
+        assert token.b.experts == token.b.kept
+    assert any(token.b.experts == () and str(token.b) == "none" for token in of(comparison, "encoder"))
+    assert "goes to " in str(comparison)
+
+
+def test_zeros_that_a_routing_adds_are_no_tokens():
+    comparison = compare(small_model(num_experts=5), PAPER, Routing.flaxformer(), IDS[:7])
+
+    assert len(of(comparison, "encoder")) == 7
+    assert comparison.ties == 0
+
+
+def test_half_precision_shows_flips_and_gate_errors():
+    narrow = replace(PAPER, name="narrow", precision="bfloat16")
+
+    comparison = compare(small_model(), PAPER, narrow, IDS)
+
+    assert 0 < comparison.gate_error < 0.1
+    assert comparison.parted == comparison.tokens
+
+
+def test_random_draws_are_those_of_the_seed():
+    drawing = replace(PAPER, name="drawing", order="random", decoder_order="first come", capacity=1)
+    model = small_model()
+
+    first, again = (compare(model, TIGHT, drawing, IDS, seed=3) for _ in range(2))
+    others = {tuple(token.b for token in compare(model, TIGHT, drawing, IDS, seed=seed).tokens) for seed in range(6)}
+
+    assert first.tokens == again.tokens
+    assert len(others) > 1
+
+
+def test_a_text_is_shown_in_its_pieces_and_its_answers():
+    model = switchnp.load(ROOT / "weights/switch-numbers.h5")
+
+    comparison = compare(model, Routing.huggingface(), TIGHT, "say in French: 1984")
+
+    assert comparison.answers == ("mille neuf cent quatre-vingt-quatre",) * 2
+    assert [token.token for token in of(comparison, "encoder")][:2] == ["▁", "sa"]
+    assert "huggingface 5.23 answers: mille neuf cent quatre-vingt-quatre" in str(comparison)
+
+
+@pytest.mark.parametrize("router", ["top 1", "top k"])
+def test_seats_are_those_of_the_trace(router):
+    routing = replace(PAPER, router=router, decoder_router="top 1", capacity=1)
+    a = small_model(routing).trace(IDS, decoder_input_ids=[0]).encoder.blocks[1].switch
+
+    found = seats(a, 8, routing)
+
+    slot_tn = a.slot_tn if router == "top k" else a.slot_t[:, None]
+    assert [seat.slots for seat in found] == [tuple(slots) for slots in slot_tn.tolist()]
+    assert [len(seat.kept) for seat in found] == (slot_tn >= 0).sum(axis=1).tolist()
