@@ -48,7 +48,8 @@ class Selective(Bfloat16):
 def rounded(values):
     """Floats to the nearest bfloat16, ties to even, in float32; what is finite stays finite. Anything else as it is."""
     if isinstance(values, float) or getattr(values, "dtype", None) in (np.float32, np.float64):
-        near = np.asarray(values).astype(ml_dtypes.bfloat16).astype(np.float32)
+        with np.errstate(over="ignore"):
+            near = np.asarray(values).astype(ml_dtypes.bfloat16).astype(np.float32)
         overflown = np.isinf(near) & np.isfinite(np.asarray(values))
         return np.where(overflown, np.copysign(_LARGEST, near), near)
     return values

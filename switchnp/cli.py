@@ -93,7 +93,7 @@ def routing(options: argparse.Namespace) -> str:
     """Every preset of routing, choice by choice; or one text under two of them."""
     from .comparison import compare
     from .model import load
-    from .routing import ORIGINS, table
+    from .routing import ORIGINS, Routing, table
 
     if options.compare is None:
         rows = table()
@@ -102,7 +102,8 @@ def routing(options: argparse.Namespace) -> str:
         origins = [f"{name:<16}  {origin}" for name, origin in ORIGINS.items()]
         return "\n".join([*_columns(rows), "", *origins])
     first, second, file, text = options.compare
-    comparison = compare(load(file), _routing(first), _routing(second), text, options.seed)
+    routings = _routing(first), _routing(second)
+    comparison = compare(load(file, Routing.paper()), *routings, text, options.seed)
     if options.json:
         return _json(asdict(comparison))
     return "\n".join(map(_plain, str(comparison).split("\n")))
@@ -142,9 +143,11 @@ def _places(model: Any, arrays: Any) -> Iterator[Place]:
 
 def _load(options: argparse.Namespace) -> Any:
     from .model import load
+    from .weights import read_header
 
-    simulated = options.routing is not None and options.routing.precision != "float32"
-    return load(options.file, routing=options.routing, engine=options.engine or ("equations" if simulated else "kernels"))
+    routing = options.routing or read_header(options.file)[0].routing
+    engine = options.engine or ("kernels" if routing.precision == "float32" else "equations")
+    return load(options.file, routing=routing, engine=engine)
 
 
 def _rng(options: argparse.Namespace) -> Any:
@@ -331,14 +334,14 @@ def _preset(text: str) -> Any:
 
 
 def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"it is {text!r}, expected a whole number of 0 or more")
+    if not (text.isdecimal() and text.isascii() and len(text) < 1000):
+        raise argparse.ArgumentTypeError(f"it is {text!a:.80}, expected a whole number of 0 or more")
     return int(text)
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"it is {text!r}, expected a whole number of 1 or more")
+    if _seed(text) < 1:
+        raise argparse.ArgumentTypeError("it is 0, expected a whole number of 1 or more")
     return int(text)
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .errors import InputError
 from .model import SwitchTransformer
 from .routing import Routing
 from .tree import Tree
@@ -30,7 +31,8 @@ class Seat(NamedTuple):
 
     def __str__(self) -> str:
         if self.kept:
-            return f"{'+'.join(map(str, self.kept))} ({self.gates[0]:.3f})"
+            first = next(gate for gate, slot in zip(self.gates, self.slots, strict=True) if slot >= 0)
+            return f"{_named(self.kept)} ({first:.3f})"
         return f"{self.experts[0]} full ({self.gates[0]:.3f})" if self.experts else "none"
 
 
@@ -100,7 +102,13 @@ def compare(model: SwitchTransformer, first: Routing, second: Routing, text_or_i
 
     Raises ConfigError, InputError or TokenizerError as the model does.
     """
+    for routing in (first, second):
+        if not isinstance(routing, Routing):
+            raise InputError(f"a routing is {routing!a:.80}, expected a switchnp.Routing such as Routing.paper()")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InputError(f"seed is {seed!a:.80}, expected a whole number of 0 or more")
     models = [_under(model, routing) for routing in (first, second)]
+    _check_alone(text_or_ids)
     answers = [each.generate(text_or_ids, rng=np.random.default_rng(seed)) for each in models]
     given = models[0].trace(text_or_ids, rng=np.random.default_rng(seed)).decoder.ids_t[None]
     a, b = (each.trace(text_or_ids, decoder_input_ids=given, rng=np.random.default_rng(seed)) for each in models)
@@ -111,7 +119,7 @@ def compare(model: SwitchTransformer, first: Routing, second: Routing, text_or_i
         choices={name: (ours, theirs) for name, ours, theirs in fields if ours != theirs},
         answers=(_answer(answers[0]), _answer(answers[1])),
         tokens=tokens,
-        logits=float(np.abs(a.decoder.logits_tv - b.decoder.logits_tv).max()),
+        logits=float(np.abs(np.asarray(a.decoder.logits_tv) - np.asarray(b.decoder.logits_tv)).max()),
         dropped=(sum(not token.a.kept for token in tokens), sum(not token.b.kept for token in tokens)),
         gate_error=max((abs(it.a.gates[0] - it.b.gates[0]) for it in tokens if it.a.experts == it.b.experts != ()), default=0.0),
         **_choices_made(a, b),
@@ -126,6 +134,12 @@ def seats(a: Tree, T: int, routing: Routing) -> list[Seat]:
     columns = [a[f"{name}_tn"] if f"{name}_tn" in a else a[f"{name}_t"][:, None] for name in ("expert", "gate", "slot")]
     named = columns[2] >= 0 if routing.router == "expert choice" else np.ones_like(columns[2], bool)
     return [Seat(*(tuple(column[t][named[t]].tolist()) for column in columns)) for t in range(T)]
+
+
+def _check_alone(text_or_ids: Any) -> None:
+    several = not isinstance(text_or_ids, str) and any(not isinstance(it, (int, np.integer)) for it in np.ravel(text_or_ids))
+    if several or np.ndim(text_or_ids) > 1:
+        raise InputError("several sentences are compared at once, expected one text or the ids of one sentence")
 
 
 def _under(model: SwitchTransformer, routing: Routing) -> SwitchTransformer:
@@ -158,17 +172,19 @@ ROUNDING = 1e-5
 def _why(routings: tuple[Routing, Routing], a: Seat, b: Seat, heard: float, moved: float) -> str:
     """The first reason that explains the difference; nothing where there is none."""
     already = f"its input is off by {heard:.1e} already" if heard > ROUNDING else ""
-    if a.experts != b.experts:
-        return f"goes to {_named(b)} instead of {_named(a)}, {already or 'for the router is another'}"
-    if a.kept != b.kept:
-        less = min(len(a.kept), len(b.kept))
-        full = [routing.name for routing, seat in zip(routings, (a, b), strict=True) if len(seat.kept) == less]
-        return f"expert {_named(a)} is full under {' and '.join(full)}"
-    if moved <= ROUNDING:
-        return ""
-    if not a.kept and routings[0].dropped != routings[1].dropped:
-        return "no room, but one passes it on times its gate"
-    return already or "its expert hears or answers in another precision"
+    if a.kept == b.kept:
+        if moved <= ROUNDING:
+            return ""
+        if not a.kept and routings[0].dropped != routings[1].dropped:
+            return "no room, but one passes it on times its gate"
+        return already or "its expert hears or answers in another precision"
+    full = [
+        f"expert {expert} is full under {routing.name}"
+        for routing, seat, other in zip(routings, (a, b), (b, a), strict=True)
+        for expert in other.kept
+        if expert in seat.experts and expert not in seat.kept
+    ]
+    return " and ".join(full) or f"goes to {_named(b.kept)} instead of {_named(a.kept)}, {already or 'for the router is another'}"
 
 
 def _choices_made(a: Tree, b: Tree) -> dict[str, int]:
@@ -182,12 +198,13 @@ def _choices_made(a: Tree, b: Tree) -> dict[str, int]:
     return {"flips": flips, "ties": ties}
 
 
-def _named(seat: Seat) -> str:
-    return "+".join(map(str, seat.experts)) or "none"
+def _named(experts: tuple[int, ...]) -> str:
+    return "+".join(map(str, experts)) or "none"
 
 
 def _off(a_td: Any, b_td: Any) -> Any:
-    """How far two streams are apart, token by token, relative to the first."""
+    """How far two streams are apart, token by token, relative to the first; not in the precision that is simulated."""
+    a_td, b_td = np.asarray(a_td), np.asarray(b_td)
     scale_t = np.linalg.norm(a_td, axis=1)
     return np.linalg.norm(a_td - b_td, axis=1) / np.where(scale_t > 0, scale_t, 1)
 

@@ -11,8 +11,9 @@ __all__ = ["greedy"]
 def greedy(ops, config, routing, params, row, max_new_tokens, use_cache=True, mode=layers.EVALUATION):
     """The likeliest next word, again and again, until every sentence has said `</s>`.
 
-    With the cache the router sees one new word of each sentence a step, so a capacity of 1 or more never drops one;
-    without it, every step routes the whole answer anew, and may. The two agree wherever nothing is dropped.
+    With the cache the router sees one new word of each sentence a step, so a capacity of 1 or more never drops one whose sentence
+    is a group of its own; without it, every step routes the whole answer anew, and may. The two agree wherever nothing is
+    dropped or drawn. Where sentences queue together, answers depend on their company, as in the originals.
 
     row     the prompts
     return  ids (B, 1 + at most max_new_tokens), beginning with the start id, padded after `</s>`

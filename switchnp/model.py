@@ -78,7 +78,6 @@ class SwitchTransformer:
         self.tokenizer = tokenizer
         self.engine = engine
         self.provenance = dict(provenance or {})
-        self._rounded: dict[str, Tree] = {}
         _check_fit(self.routing, config, engine, params)
 
     @property
@@ -87,21 +86,17 @@ class SwitchTransformer:
 
     @property
     def _setup(self) -> tuple[Any, Config, Routing, Tree]:
+        """Equations, numbers, choices, and the weights in the routing's precision."""
         _check_choices(self.routing, self.engine)
         _check_fit(self.routing, self.config, self.engine, self.params)
-        return self._ops, self.config, self.routing, self._weights()
-
-    def _weights(self) -> Tree:
-        """The weights in the routing's precision."""
         precision = self.routing.precision
-        if precision == "float32":
-            return self.params
-        if precision not in self._rounded:
-            self._rounded[precision] = simulated(self.params, precision)
-        return self._rounded[precision]
+        params = self.params if precision == "float32" else simulated(self.params, precision)
+        return self._ops, self.config, self.routing, params
 
     def _mode(self, training: bool, rng: np.random.Generator | None) -> Mode:
-        draws = self.routing.draws(training)
+        if not isinstance(training, (bool, np.bool_)):
+            raise InputError(f"training is {training!a:.80}, expected True or False")
+        draws = self.routing.draws(bool(training))
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise InputError(f"rng is {rng!r}, expected a generator such as np.random.default_rng(seed)")
         if draws and rng is None:
@@ -127,9 +122,10 @@ class SwitchTransformer:
         mode = self._mode(training, rng)
         prompts = self._batch("input_ids", input_ids, attention_mask)
         words, targets = self._words(prompts, decoder_input_ids, decoder_attention_mask, labels)
-        memory_td, encoder = network.encode(*self._setup, prompts.row, mode=mode)
-        last_td, decoder = network.decode(*self._setup, words.row, memory_td, prompts.row, mode=mode)
-        logits_tv = network.logits(self._ops, self.config, self._weights(), last_td)
+        setup = self._setup
+        memory_td, encoder = network.encode(*setup, prompts.row, mode=mode)
+        last_td, decoder = network.decode(*setup, words.row, memory_td, prompts.row, mode=mode)
+        logits_tv = network.logits(self._ops, self.config, setup[-1], last_td)
         losses = self._losses(logits_tv, words, targets, encoder, decoder, prompts.row)
         return Output(words.padded(logits_tv), prompts.padded(memory_td), words.padded(last_td), **losses)
 
@@ -193,9 +189,10 @@ class SwitchTransformer:
                 raise InputError("decoder_attention_mask is given without decoder_input_ids")
             decoder_input_ids, decoder_attention_mask = self._answered(prompts, mode)
         words = self._batch("decoder_input_ids", decoder_input_ids, decoder_attention_mask, like=prompts)
-        memory_td, encoder = network.encode(*self._setup, prompts.row, keep=True, mode=mode)
-        last_td, decoder = network.decode(*self._setup, words.row, memory_td, prompts.row, keep=True, mode=mode)
-        decoder.logits_tv = network.logits(self._ops, self.config, self._weights(), last_td)
+        setup = self._setup
+        memory_td, encoder = network.encode(*setup, prompts.row, keep=True, mode=mode)
+        last_td, decoder = network.decode(*setup, words.row, memory_td, prompts.row, keep=True, mode=mode)
+        decoder.logits_tv = network.logits(self._ops, self.config, setup[-1], last_td)
         return Tree(encoder=encoder, decoder=decoder)
 
     def save(self, path: str | os.PathLike[str], dtype: str = "float32", force: bool = False) -> None:
@@ -339,10 +336,10 @@ def _check_choices(routing: Any, engine: Any) -> None:
 
 def _check_fit(routing: Routing, config: Config, engine: str, params: Tree) -> None:
     """Raise where this routing is not for this model."""
-    if routing.precision != "float32" and (engine != "equations" or params.embedding_vd.dtype != np.float32):
+    dtype = next(leaf.dtype for _, leaf in params.leaves())
+    if routing.precision != "float32" and (engine != "equations" or dtype != np.float32):
         raise InputError(f"precision is {routing.precision!r}, expected engine='equations' and float32 weights for that")
-    biased = "bias" in (routing.router, routing.of("decoder").router)
-    if biased and not config.router_bias:
+    if routing.needs_bias and not config.router_bias:
         raise InputError("the router is 'bias', expected a Config with router_bias for that")
 
 

@@ -57,7 +57,10 @@ def whole(value: Any) -> bool:
 
 def shortened(value: Any) -> str:
     """A stranger's value as a message may show it."""
-    text = ascii(value) if not isinstance(value, Exception) else ascii(str(value))
+    try:
+        text = ascii(value) if not isinstance(value, Exception) else ascii(str(value))
+    except RecursionError:
+        text = "something nested too deep"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -196,6 +196,11 @@ class Routing(Record):
             return self
         return replace(self, **other, decoder_router=None, decoder_order=None)
 
+    @property
+    def needs_bias(self) -> bool:
+        """Does a router go by the Config's router_bias?"""
+        return "bias" in (self.router, self.decoder_router)
+
     def draws(self, training: bool) -> str | None:
         """Which choice needs random numbers, if any does."""
         stacks = self, self.of("decoder")
@@ -285,25 +290,30 @@ class Routing(Record):
 
         Raises ConfigError for an unknown preset or field.
         """
-        name, *changes = text.split(",") if isinstance(text, str) else [text]
+        require(isinstance(text, str), f"a routing is {shortened(text)}, expected a text")
+        name, *changes = text.split(",")
         known = ", ".join(PRESETS)
         require(name in PRESETS, f"{shortened(name)} is no routing, expected one of {known}, and changes as ',field=value'")
         fit = all("=" in change for change in changes)
         require(fit, f"the changes of {shortened(text)} are not all of the form field=value")
-        changed = {field.strip(): _value(value) for field, _, value in (change.partition("=") for change in changes)}
+        pairs = [change.partition("=")[::2] for change in changes]
+        changed = {field.strip(): _value(value) for field, value in pairs}
+        require(len(changed) == len(pairs), f"the changes of {shortened(text)} name a field twice")
         unknown = sorted(set(changed) - {field.name for field in fields(cls)})
         require(not unknown, f"a Routing has no field {shortened(unknown[0]) if unknown else ''}, see `switchnp routing`")
         return replace(PRESETS[name](), **({"name": shortened(text)[1:-1]} | changed if changed else {}))
 
     @classmethod
     def renewed(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """A file of 0.1.0 names one scope of the losses where there are two choices now."""
+        """Early files name one scope of the losses where there are two choices now, and know no training."""
         older = {"layer": ("sum", "batch"), "stack": ("concatenated", "sequence")}
-        if settings.get("loss_scope") not in older:
+        scope = settings.get("loss_scope")
+        if not isinstance(scope, str) or scope not in older:
             return settings
-        layers, tokens = older[settings["loss_scope"]]
+        layers, tokens = older[scope]
         rest = {name: value for name, value in settings.items() if name != "loss_scope"}
-        return {"loss_layers": layers, "loss_tokens": tokens, **rest}
+        preset = PRESETS.get(str(settings.get("name")).replace(" ", ":"))
+        return (asdict(preset()) if preset else {}) | {"loss_layers": layers, "loss_tokens": tokens, **rest}
 
 
 _HUGGINGFACE_VERSIONS: dict[str, dict[str, Any]] = {
@@ -378,5 +388,5 @@ def _value(text: str) -> Any:
     """A field's value as the command line writes it: JSON where it is JSON, otherwise words."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text.strip()

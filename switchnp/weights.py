@@ -147,6 +147,8 @@ class _Output(NamedTuple):
 def _header(file: Opened) -> tuple[Header, tuple[Stored, ...]]:
     config = _parsed(Config, file)
     routing = _parsed(Routing, file)
+    if routing.needs_bias and not config.router_bias:
+        raise WeightsError(f"{file.name} has the router 'bias', but its config has no router_bias")
     arrays = tuple(stored for stored in file.datasets if stored.path != "tokenizer")
     dtype = _dtype(file, arrays)
     _check_size(config, file, len(arrays), dtype)
@@ -251,6 +253,8 @@ def _attributes(
     """The texts of the header, once the arguments of `write` are known to be sound."""
     if dtype not in NUMPY:
         raise InputError(f"dtype is {dtype!r}, expected float32 or bfloat16")
+    if routing.needs_bias and not config.router_bias:
+        raise InputError("the router is 'bias', expected a Config with router_bias for that")
     if tokenizer is not None and not 0 < len(tokenizer) <= MAX_TOKENIZER:
         raise InputError(f"the tokenizer has {len(tokenizer)} bytes, expected 1 to {MAX_TOKENIZER}")
     if not _is_plain(provenance):

@@ -1,15 +1,17 @@
 """Does every property test bite? Spoil one line of the equations at a time, on a copy, and see which tests fail.
 
-    .venv/bin/python tests/mutations.py          # writes docs/mutations.md; about two minutes
+    .venv/bin/python tests/mutations.py          # writes docs/mutations.md; a few minutes
 
 Each mutation is a bug that somebody had or could have; one that no test catches makes this command fail.
 """
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +45,33 @@ MUTATIONS = {
     "a decoder that sees one ahead": ("position.py", "position_s) <= 0", "position_s) <= 1"),
     "epsilon outside the root": ("norm.py", "np.sqrt(square_t1 + dtype.type(eps))", "(np.sqrt(square_t1) + dtype.type(eps))"),
     "tied logits unscaled": ("embedding.py", "x_td * x_td.dtype.type(D**-0.5)", "x_td"),
+    "second choices before first": ("queues.py", "expert_tn[order_t].T.ravel()", "expert_tn[order_t].ravel()"),
+    "who does not ask takes a slot": ("queues.py", "slots(expert_t[asks_t], E, C)", "slots(expert_t, E, C)[asks_t]"),
+    "the least sure first": ("queues.py", "np.argsort(-gate_t", "np.argsort(gate_t"),
+    "a stage that forgets who sits": ("queues.py", "taken_e[expert_t] + slots", "slots"),
+    "experts that choose among experts": ("queues.py", "np.argsort(-p_te, axis=0", "np.argsort(-p_te, axis=1"),
+    "ties of top k to the last": (
+        "choices.py",
+        'np.argsort(-p_te, axis=-1, kind="stable")',
+        "np.argsort(p_te, axis=-1)[:, ::-1]",
+    ),
+    "the first choice drawn too": ("choices.py", "asks_tn[:, 1:] = rng", "asks_tn[:, :] = rng"),
+    "a bias that makes the loved dearer": (
+        "choices.py",
+        "np.sign(asked_e.mean() - asked_e)",
+        "np.sign(asked_e - asked_e.mean())",
+    ),
+    "jitter that is added": ("exploration.py", "return x_td * rng.uniform", "return x_td + rng.uniform"),
+    "dropout that does not scale": ("exploration.py", "x_td / x_td.dtype.type(1 - rate)", "x_td"),
+    "temperature on the logits": ("exploration.py", "h_te - temperature * np.log", "temperature * h_te - np.log"),
+    "groups that do not divide": ("groups.py", "while tokens % G:", "while tokens % G > 1:"),
+    "groups that are no multiple": ("groups.py", "        G += multiple", "        G += 1"),
+    "a variance for a deviation": ("initial.py", "math.sqrt(scale / inputs)", "scale / inputs"),
+    "the teacher's share for the label's": (
+        "distillation.py",
+        "share * teacher_tv + (1 - share)",
+        "(1 - share) * teacher_tv + share",
+    ),
 }
 
 
@@ -66,7 +95,9 @@ def caught_by(file, line, spoiled):
 
 def main():
     """Write the page; the exit status is how many mutations no test caught."""
-    rows = {name: caught_by(*mutation) for name, mutation in MUTATIONS.items()}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        tests = pool.map(lambda mutation: caught_by(*mutation), MUTATIONS.values())
+        rows = dict(zip(MUTATIONS, tests, strict=True))
     lines = ["# Mutations of the equations, and the tests that catch them", "", "Made by `tests/mutations.py`.", ""]
     lines += ["| mutation | file | tests that fail | for example |", "|---|---|---|---|"]
     for name, tests in rows.items():

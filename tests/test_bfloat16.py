@@ -177,3 +177,17 @@ def test_a_model_generates_and_costs_in_simulated_precision():
     assert ids.shape[0] == 2
     assert out.loss == pytest.approx(exact(IDS, labels=SAID).loss, rel=0.02)
     assert is_bfloat16(out.logits)
+
+
+def test_a_model_of_two_tables_is_simulated_too():
+    model = small_model(Routing(precision="selective"), "equations", tie_word_embeddings=False, separate_embeddings=True)
+
+    assert np.isfinite(model(IDS, decoder_input_ids=SAID).logits).all()
+
+
+def test_weights_that_are_changed_are_rounded_anew():
+    model = small_model(Routing(precision="bfloat16"), "equations")
+    before = model(IDS, decoder_input_ids=SAID).logits
+    model.params.embedding_vd[:] *= 2
+
+    assert np.abs(model(IDS, decoder_input_ids=SAID).logits - before).max() > 0.1

@@ -103,6 +103,16 @@ def test_routing_compares_one_text_under_two_presets():
     assert facts["choices"]["capacity"] == [None, 1]
 
 
+def test_a_file_that_asks_for_simulated_precision_is_run_on_the_equations(tmp_path):
+    switchnp.load(NUMBERS, engine="equations", precision="selective").save(tmp_path / "narrow.h5")
+
+    spoken = run("generate", tmp_path / "narrow.h5", "say in German: 84")
+    compared = run("routing", "--compare", "paper", "mesh-tf", tmp_path / "narrow.h5", "say in German: 84")
+
+    assert (spoken.stdout, spoken.stderr) == ("vierundachtzig\n", "")
+    assert compared.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
@@ -206,6 +216,7 @@ def test_a_bad_file_is_one_sentence_and_status_1(command, kind, tmp_path):
         ["generate", NUMBERS, "x", "--routing", "random"],
         ["generate", NUMBERS, "x", "--routing", "paper,router=top k"],
         ["generate", NUMBERS, "x", "--seed", "-1"],
+        ["generate", NUMBERS, "x", "--seed", "9" * 5000],
         ["routing", "--compare", "paper", "huggingface"],
         ["convert", "a", "b", "--dtype", "int3"],
     ],

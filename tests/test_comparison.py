@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import pytest
 from references import ROOT
@@ -10,6 +11,7 @@ from small import small_model
 import switchnp
 from switchnp import Routing
 from switchnp.comparison import compare, seats
+from switchnp.errors import InputError
 
 PAPER = Routing.paper()
 TIGHT = replace(PAPER, name="tight", capacity=1)
@@ -82,6 +84,49 @@ def test_routers_of_several_choices_name_them_all():
         assert token.b.experts == token.b.kept
     assert any(token.b.experts == () and str(token.b) == "none" for token in of(comparison, "encoder"))
     assert "goes to " in str(comparison)
+
+
+def test_a_second_choice_that_rescues_a_token_is_told_from_a_full_expert():
+    tried = replace(PAPER, name="tried", router="no token left behind", choices=2, decoder_router="top 1", capacity=1)
+
+    comparison = compare(small_model(), replace(TIGHT, capacity="unlimited"), tried, IDS)
+
+    encoder = of(comparison, "encoder")
+    moved = [token for token in encoder if token.why]
+    assert moved
+    for token in encoder:
+        assert (token.why == "") == (token.a.kept == token.b.kept)
+        if token.why:
+            assert token.why.startswith(f"expert {token.a.experts[0]} is full under tried")
+        if len(token.b.kept) == 1:
+            gate = token.b.gates[token.b.experts.index(token.b.kept[0])]
+            assert str(token.b) == f"{token.b.kept[0]} ({gate:.3f})"
+
+
+def test_differences_are_not_measured_in_the_precision_that_is_simulated():
+    narrow = replace(PAPER, name="narrow", precision="bfloat16")
+    model = small_model()
+
+    there, back = compare(model, PAPER, narrow, IDS), compare(model, narrow, PAPER, IDS)
+
+    assert there.logits == back.logits > 0
+    assert there.logits != float(np.float32(there.logits).astype(ml_dtypes.bfloat16))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("paper", PAPER, IDS), "a routing is 'paper', expected a switchnp.Routing"),
+        ((PAPER, None, IDS), "a routing is None, expected a switchnp.Routing"),
+        ((PAPER, TIGHT, [[3, 4], [5, 6]]), "several sentences are compared at once"),
+        ((PAPER, TIGHT, ["one", "two"]), "several sentences are compared at once"),
+        ((PAPER, TIGHT, IDS, -1), "seed is -1, expected a whole number of 0 or more"),
+        ((PAPER, TIGHT, IDS, None), "seed is None"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_sentence(arguments, message):
+    with pytest.raises(InputError, match=message):
+        compare(small_model(), *arguments)
 
 
 def test_zeros_that_a_routing_adds_are_no_tokens():

@@ -127,6 +127,10 @@ def test_a_routing_of_an_older_file_still_means_what_it_meant(scope, layers, tok
     routing = Routing.from_json(older)
 
     assert (routing.loss_layers, routing.loss_tokens, routing.pads) == (layers, tokens, "routed")
+    preset = Routing.from_json('{"name": "huggingface 4.25", "loss_scope": "stack"}')
+    assert (preset.train_policy, preset.dropped) == ("leaking jitter", "identity")
+    with pytest.raises(ConfigError, match="unknown field"):
+        Routing.from_json('{"loss_scope": []}')
     with pytest.raises(ConfigError, match="unknown field"):
         Routing.from_json('{"loss_scope": "everything"}')
 
@@ -149,7 +153,11 @@ def test_changes_behind_a_preset_are_json_or_words():
         ("paper,size=3", "a Routing has no field 'size'"),
         ("paper,pads=never", "Routing.pads is 'never'"),
         ("paper,jitter=1e999", "jitter is inf"),
-        (None, "None is no routing"),
+        (None, "a routing is None, expected a text"),
+        ([], "a routing is [], expected a text"),
+        ("paper,capacity=1,capacity=2", "name a field twice"),
+        ("paper,capacity=" + "[" * 5000, "Routing.capacity is "),
+        ("paper,group_tokens=" + '{"a":' * 985 + "1" + "}" * 985, "group_tokens is "),
     ],
 )
 def test_a_name_that_is_none_is_refused_in_one_sentence(text, message):
@@ -160,9 +168,9 @@ def test_a_name_that_is_none_is_refused_in_one_sentence(text, message):
 
 
 def test_a_change_in_a_long_name_is_still_a_name():
-    routing = Routing.named("paper," + ",".join(f"min_capacity={n}" for n in range(20)))
+    routing = Routing.named("paper,balance_coef=0.125,z_coef=0.125,logit_z_coef=0.125,min_capacity=3,eval_capacity_factor=2.5")
 
-    assert routing.min_capacity == 19
+    assert routing.min_capacity == 3
     assert len(routing.name) <= 80
 
 

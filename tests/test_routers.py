@@ -313,6 +313,8 @@ def test_what_draws_at_random_needs_a_generator_and_repeats_itself_for_a_seed():
     first, again, other = (model(IDS, labels=SAID, training=True, rng=rng(seed)).logits for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+    with pytest.raises(InputError, match="training is 'yes', expected True or False"):
+        model(IDS, labels=SAID, training="yes", rng=rng())
     sampler = small_model(Routing(eval_policy="sample"))
     with pytest.raises(InputError, match="policy 'sample'"):
         sampler.generate(IDS)

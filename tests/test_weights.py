@@ -821,3 +821,9 @@ def test_a_stranger_is_refused_by_its_structure_or_its_numbers(file, name):
         return
     with pytest.raises(WeightsError, match=says):
         weights.read_header(file)
+
+
+def test_a_router_that_goes_by_a_bias_is_not_saved_where_there_is_none(tmp_path):
+    with pytest.raises(InputError, match="the router is 'bias', expected a Config with router_bias"):
+        weights.save(tmp_path / "m.h5", PARAMS, CONFIG, Routing(router="bias"))
+    assert not (tmp_path / "m.h5").exists()

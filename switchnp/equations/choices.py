@@ -52,11 +52,13 @@ def second_asks(gate_tn, rng, threshold=0.2):
 def hashed_expert(ids_t, E):
     """An expert by the word alone, wherever it stands: nothing is learned. The null that a learned router has to beat.
 
+    Words are spread evenly over the experts; running text, which repeats some words, is not.
+
         expert = high bits of (id * 2654435769 mod 2^32), out of E
 
     Source: Hash layers (Roller et al. 2021), §3; the multiplier is Knuth's, TAOCP 3, §6.4.
     """
-    return (ids_t.astype(np.uint64) * 2654435769 % 2**32 * E >> 32).astype(np.int64)
+    return (ids_t.astype(np.uint64) * 2654435769 % 2**32 * int(E) >> 32).astype(np.int64)
 
 
 def biased_top1(p_te, b_e):
@@ -77,4 +79,4 @@ def balancing_step(b_e, expert_t, rate):
     Source: auxiliary-loss-free balancing (Wang et al. 2024), algorithm 1.
     """
     asked_e = np.bincount(expert_t, minlength=len(b_e))
-    return b_e + rate * np.sign(asked_e.mean() - asked_e)
+    return b_e + b_e.dtype.type(rate) * np.sign(asked_e.mean() - asked_e).astype(b_e.dtype)

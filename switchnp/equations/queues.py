@@ -57,7 +57,7 @@ def left_behind_slots(expert_tn, E, C):
         expert_t = expert_tn[behind_t, n]
         slot_t = taken_e[expert_t] + slots(expert_t, E, len(expert_t))
         slot_tn[behind_t, n] = np.where(slot_t < C, slot_t, -1)
-        taken_e += np.bincount(expert_t[slot_t < C], minlength=E)
+        taken_e += np.bincount(expert_t, minlength=E)
     return slot_tn
 
 

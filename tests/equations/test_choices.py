@@ -307,3 +307,11 @@ def test_with_frozen_logits_the_load_settles_in_a_narrow_band(E):
     first, last = np.abs(loads[0] - 64).max(), np.abs(np.array(loads[-100:]) - 64).max()
     assert last <= first / 20
     assert last <= np.abs(np.diff(loads[-100:], axis=0)).max()
+
+
+def test_a_step_stays_in_the_precision_of_the_bias():
+    """Auxiliary-loss-free: float32 weights stay float32."""
+    b_e = eq.balancing_step(np.zeros(3, np.float32), np.array([0, 0, 1]), 0.1)
+
+    assert b_e.dtype == np.float32
+    np.testing.assert_array_equal(b_e, np.float32([-0.1, 0, 0.1]))
