@@ -11,10 +11,10 @@ from make_equations import link
 
 from switchnp import Routing
 from switchnp import equations as eq
+from switchnp.catalogue import ORIGINS, table
 from switchnp.equations.capacity import CAPACITIES
 from switchnp.errors import ConfigError
 from switchnp.routers import ROUTERS
-from switchnp.routing import ORIGINS, table
 
 PAGE = Path(__file__).resolve().parent / "routing.md"
 EQUATIONS = {
@@ -27,6 +27,16 @@ EQUATIONS = {
     "bias": (eq.biased_top1, eq.balancing_step),
 }
 LOSSES = {(1.0, 1.0): "every choice", (1.0, 0.0): "first choices", (0.5, 0.5): "mean over choices", (0.0, 0.0): "none"}
+WHOSE = {
+    "exact": "the paper; a queue of 2.5 seats slots 0, 1 and 2",
+    "ceil": "fastmoe; DeepSpeed with a minimum of 4; `Routing.paper()` with one of 1",
+    "round": "flaxformer, half to even, with a minimum of 4 (2 in XXL and C)",
+    "floor": "labml",
+    "floor up to T": "mesh-tf with a minimum of 4",
+    "floor to even": "nanoMoE: one more where it is odd",
+    "floor of ceil": "fairseq: T / N is rounded up before the factor",
+    "floor of T / E": "keras.io, which has no factor",
+}
 GROUPS = [(1, 8, 1.25), (10, 4, 1), (30, 8, 1), (100, 8, 1.25), (512, 128, 1.25)]
 
 
@@ -58,9 +68,11 @@ def page():
         "The capacity of T tokens, N experts and a capacity factor under each rule, before the minimum:",
         "",
         *markdown(
-            ["rule", *(f"{T}, {N}, {factor}" for T, N, factor in GROUPS)],
-            [[rule, *(f"{CAPACITIES[rule](*group):g}" for group in GROUPS)] for rule in CAPACITIES],
+            ["rule", "whose", *(f"{T}, {N}, {factor}" for T, N, factor in GROUPS)],
+            [[rule, WHOSE[rule], *(f"{CAPACITIES[rule](*group):g}" for group in GROUPS)] for rule in CAPACITIES],
         ),
+        "",
+        "Hugging Face has no rule but a constant, the Config's expert_capacity, for each sentence.",
     ]
     return "\n".join(lines) + "\n"
 

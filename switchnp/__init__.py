@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from .errors import SwitchError
     from .model import SwitchTransformer, load
     from .routing import Routing
+    from .search import GenerationConfig
     from .tree import Tree
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Routing", "SwitchError", "SwitchTransformer", "Tree", "convert", "equations", "load"]
+__all__ = ["Config", "GenerationConfig", "Routing", "SwitchError", "SwitchTransformer", "Tree", "convert", "equations", "load"]
 
 _HOMES = {
     "Config": "config",
+    "GenerationConfig": "search",
     "Routing": "routing",
     "SwitchError": "errors",
     "SwitchTransformer": "model",
@@ -31,9 +33,9 @@ _HOMES = {
     "load": "model",
 }
 _ROOMS = {
-    *("bfloat16", "comparison", "config", "conformance", "conversion", "cost", "equations", "errors", "files", "generation"),
-    *("hdf5", "kernels", "layers", "model", "network", "objective", "padding", "params", "records", "routers", "routing"),
-    *("strictjson", "tokenizer", "tree", "weights"),
+    *("arguments", "bfloat16", "catalogue", "comparison", "config", "conformance", "conversion", "cost", "equations", "errors"),
+    *("files", "generation", "hdf5", "infilling", "journal", "kernels", "layers", "memory", "model", "network", "objective"),
+    *("padding", "params", "records", "routers", "routing", "search", "speech", "strictjson", "tokenizer", "tree", "weights"),
 }
 
 

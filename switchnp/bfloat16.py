@@ -1,8 +1,9 @@
 """A simulator of bfloat16: float32 arrays that are rounded, to nearest even, after every operation.
 
 The equations run on them as they are. Sums inside one operation run in float32, as the units of accelerators do. Where an
-equation asks for float32, as the router's does (`equations.router_logits`), a `Selective` array lets it have that: the paper's
-selective precision is that one line. A `Bfloat16` array does not.
+einsum asks for float32, as the router's does (`equations.router_logits`), a `Selective` array lets it have that: the paper's
+selective precision is that one line. A `Bfloat16` array does not. Elementwise, either does: a norm's squares are in float32, as
+T5 has them, and the router's jitter is drawn in float32.
 
 Source: Switch, §2.4 and table 2.
 """
@@ -23,7 +24,8 @@ class Bfloat16(np.ndarray):
         if out is not None:
             options["out"] = tuple(_plain(array) for array in out)
         wants_float32 = options.get("dtype") == np.float32
-        result = getattr(ufunc, method)(*(_plain(rounded(it)) for it in inputs), **options)
+        inputs = [_plain(it if wants_float32 else rounded(it)) for it in inputs]
+        result = getattr(ufunc, method)(*inputs, **options)
         if out is not None:
             out[0][...] = rounded(out[0])
             return out[0]
@@ -68,10 +70,8 @@ def _plain(values):
 
 
 def _like(kind, result):
-    if isinstance(result, (tuple, list)):
-        return type(result)(_like(kind, item) for item in result)
     floating = isinstance(result, (np.ndarray, np.floating)) and np.asarray(result).dtype in (np.float32, np.float64)
-    return np.asarray(rounded(result)).view(kind) if floating else result
+    return np.asarray(rounded(result)).view(kind) if floating else _plain(result)
 
 
 def _mapped(function, values):

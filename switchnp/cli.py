@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import signal
@@ -14,7 +15,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from .errors import FileError, SwitchError
+from . import __version__
+from .arguments import parser, search_settings
+from .errors import FileError, InputError, SwitchError
 from .files import shown
 
 __all__ = ["main"]
@@ -26,11 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        options = _parser().parse_args(arguments)
+        options = parser(COMMANDS, __version__).parse_args(arguments)
         with warnings.catch_warnings(), _terminated_cleanly():
             warnings.showwarning = _one_line_warnings()
             answer = options.command(options)
-        _say(answer)
+        if answer:
+            _say(answer)
     except KeyboardInterrupt:
         return _explained("interrupted", 130)
     except Exception as error:
@@ -53,12 +57,110 @@ def info(options: argparse.Namespace) -> str:
 
 
 def generate(options: argparse.Namespace) -> str:
-    """The greedy answer to each prompt."""
+    """The answer to each prompt, on a line of its own; without a prompt, to each line of stdin."""
+    prompts = options.prompts or _lines_of_stdin()
+    settings = search_settings(options)
     model = _load(options)
-    answers = model.generate(options.prompts, max_new_tokens=options.max_new_tokens, rng=_rng(options))
+    config = model.generation.changed(settings)
+    if options.stream:
+        return _streamed(model, prompts, settings, options)
+    batches = [prompts[n : n + options.batch_size] for n in range(0, len(prompts), options.batch_size)]
+    answers: list[Any] = []
+    with _journal(options, prompts, config) as journal, _progress(len(prompts)) as progress:
+        for n, batch in enumerate(batches):
+            if n >= len(journal.entries):
+                journal.append(model.generate(batch, rng=_rng(options), **settings))
+            answers += journal.entries[n]
+            if not options.json:
+                _say("\n".join(map(_line, journal.entries[n])))
+            progress.update(len(batch))
+        if options.json:
+            _say(_json([{"prompt": prompt, "answer": answer} for prompt, answer in zip(prompts, answers, strict=True)]))
+        journal.remove()
+    return ""
+
+
+def fill(options: argparse.Namespace) -> str:
+    """A text whose gaps <extra_id_0>, <extra_id_1>, ... are filled, and the likeliest candidates of each gap."""
+    filled = _load(options).fill(options.text, options.candidates, options.max_new_tokens)
     if options.json:
-        return _json([{"prompt": prompt, "answer": answer} for prompt, answer in zip(options.prompts, answers, strict=True)])
-    return "\n".join(map(_plain, answers))
+        gaps = {gap.sentinel: [{"text": text, "probability": p} for text, p in gap.candidates] for gap in filled.gaps}
+        return _json({"text": filled.text, "gaps": gaps})
+    lines = [_plain(filled.text)]
+    lines += [f"{gap.sentinel:<14} {p:6.4f}  {_plain(text)}" for gap in filled.gaps for text, p in gap.candidates]
+    return "\n".join(lines)
+
+
+def score(options: argparse.Namespace) -> str:
+    """How likely an answer is: the log-probability of each of its words, in nats, and their sum."""
+    model = _load(options)
+    answer = model.score(options.prompt, options.answer)
+    words = list(zip(model.tokenizer.pieces(answer.ids), answer.logprobs, strict=True))
+    if options.json:
+        return _json({"score": answer.score, "words": [{"token": word, "logprob": logprob} for word, logprob in words]})
+    return "\n".join([*(f"{_plain(word):<16} {logprob:10.4f}" for word, logprob in words), f"{'total':<16} {answer.score:10.4f}"])
+
+
+def _streamed(model: Any, prompts: list[str], settings: dict[str, Any], options: argparse.Namespace) -> str:
+    """Each answer as it is said, one prompt after the other."""
+    if options.json or options.resume:
+        raise InputError("--stream is given with --json or --resume, expected it without them")
+    for prompt in prompts:
+        model.generate(prompt, rng=_rng(options), stream=lambda *said: _say(_plain(said[-1]), end=""), **settings)
+        _say("")
+    return ""
+
+
+def _lines_of_stdin() -> list[str]:
+    try:
+        lines = sys.stdin.buffer.read().decode("utf-8").split("\n")
+    except (OSError, ValueError, AttributeError) as error:
+        raise FileError(f"stdin cannot be read as text: {error}") from None
+    lines = [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+    if not lines:
+        raise InputError("there is no prompt, expected one as an argument or one a line on stdin")
+    return lines
+
+
+def _line(answer: str | list[str]) -> str:
+    return "\t".join(map(_plain, [answer] if isinstance(answer, str) else answer))
+
+
+@contextmanager
+def _journal(options: argparse.Namespace, prompts: list[str], config: Any) -> Iterator[Any]:
+    """The answers of earlier runs of this very job, and a place for new ones: a file with --resume, else the memory."""
+    if options.resume is None:
+        yield _Memory()
+        return
+    from . import weights
+    from .journal import Journal
+
+    header, arrays = weights.read_header(options.file)
+    routing = (options.routing or header.routing).to_json()
+    said = [prompts, config.to_json(), routing, options.engine, options.batch_size, options.seed, [a.sha256 for a in arrays]]
+    with Journal(options.resume, hashlib.sha256(json.dumps(said).encode()).hexdigest()) as journal:
+        yield journal
+
+
+class _Memory:
+    """A journal that nobody will read again."""
+
+    def __init__(self) -> None:
+        self.entries: list[Any] = []
+
+    def append(self, entry: Any) -> None:
+        """Add what was done next."""
+        self.entries.append(entry)
+
+    def remove(self) -> None:
+        """The job is done."""
+
+
+def _progress(total: int) -> Any:
+    """A bar on stderr where somebody looks and there is something to wait for."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="prompt", file=sys.stderr, disable=None if total > 1 else True)
 
 
 def convert(options: argparse.Namespace) -> str:
@@ -91,9 +193,10 @@ def trace(options: argparse.Namespace) -> str:
 
 def routing(options: argparse.Namespace) -> str:
     """Every preset of routing, choice by choice; or one text under two of them."""
+    from .catalogue import ORIGINS, table
     from .comparison import compare
     from .model import load
-    from .routing import ORIGINS, Routing, table
+    from .routing import Routing
 
     if options.compare is None:
         rows = table()
@@ -102,11 +205,15 @@ def routing(options: argparse.Namespace) -> str:
         origins = [f"{name:<16}  {origin}" for name, origin in ORIGINS.items()]
         return "\n".join([*_columns(rows), "", *origins])
     first, second, file, text = options.compare
-    routings = _routing(first), _routing(second)
+    routings = Routing.named(first), Routing.named(second)
     comparison = compare(load(file, Routing.paper()), *routings, text, options.seed)
     if options.json:
-        return _json(asdict(comparison))
+        tokens = [token._asdict() | {"a": token.a._asdict(), "b": token.b._asdict()} for token in comparison.tokens]
+        return _json(asdict(comparison) | {"tokens": tokens})
     return "\n".join(map(_plain, str(comparison).split("\n")))
+
+
+COMMANDS = {command.__name__: command for command in (info, generate, fill, score, convert, trace, routing)}
 
 
 def _columns(rows: list[dict[str, str]]) -> list[str]:
@@ -135,10 +242,11 @@ def _places(model: Any, arrays: Any) -> Iterator[Place]:
         tokens = model.tokenizer.pieces(stack.ids_t.tolist())
         for layer, block in enumerate(stack.blocks):
             if "switch" in block:
-                for token, seat in zip(tokens, seats(block.switch, len(tokens), model.routing.of(name)), strict=True):
+                routing = model.routing.of(name)
+                for token, seat in zip(tokens, seats(block.switch, len(tokens), routing), strict=True):
                     slots = [slot if slot >= 0 else None for slot in seat.slots]
                     columns: Any = (list(seat.experts), list(seat.gates), slots)
-                    yield Place(name, layer, token, *(column[0] if len(column) == 1 else column for column in columns))
+                    yield Place(name, layer, token, *(columns if routing.several else (column[0] for column in columns)))
 
 
 def _load(options: argparse.Namespace) -> Any:
@@ -153,13 +261,7 @@ def _load(options: argparse.Namespace) -> Any:
 def _rng(options: argparse.Namespace) -> Any:
     import numpy as np
 
-    return np.random.default_rng(options.seed)
-
-
-def _routing(text: str) -> Any:
-    from .routing import Routing
-
-    return Routing.named(text)
+    return np.random.default_rng(options.seed or 0)
 
 
 def _facts(path: str, header: Any) -> dict[str, Any]:
@@ -208,11 +310,11 @@ def _plain(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
-def _say(answer: str) -> None:
+def _say(answer: str, end: str = "\n") -> None:
     if sys.stdout is None:
         return
     try:
-        print(answer, flush=True)
+        print(answer, end=end, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -257,99 +359,3 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory ({said})" if said else "out of memory"
     return f"unexpected {type(error).__name__}, which is a bug: {said}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    from . import __version__
-
-    parser = argparse.ArgumentParser(
-        prog="switchnp", allow_abbrev=False, description="Switch Transformers in NumPy, Numba and HDF5."
-    )
-    parser.add_argument("--version", action="version", version=f"switchnp {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _info_options(commands)
-    _generate_options(commands)
-    _convert_options(commands)
-    _trace_options(commands)
-    _routing_options(commands)
-    return parser
-
-
-def _info_options(commands: Any) -> None:
-    command = _command(commands, info, "switchnp info weights/switch-numbers.h5")
-    command.add_argument("file", help="a switchnp HDF5 file")
-    command.add_argument("--verify", action="store_true", help="read every weight too, and check its sha256")
-
-
-def _generate_options(commands: Any) -> None:
-    command = _command(commands, generate, 'switchnp generate weights/switch-numbers.h5 "say in French: 1984"')
-    command.add_argument("file", help="a switchnp HDF5 file")
-    command.add_argument("prompts", nargs="+", metavar="prompt", help="one or more texts; each is answered on a line")
-    command.add_argument("--max-new-tokens", type=_count, default=64, metavar="N", help="stop after N tokens (default 64)")
-    _engine_options(command)
-
-
-def _convert_options(commands: Any) -> None:
-    command = _command(commands, convert, "switchnp convert switch-base-8/ base-8.h5 --dtype bfloat16")
-    command.add_argument("source", help="a Hugging Face folder: config.json, weights, spiece.model")
-    command.add_argument("target", help="the HDF5 file to write")
-    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="on disk (default float32)")
-    command.add_argument("--tokenizer", metavar="FILE", help="a SentencePiece model instead of the folder's spiece.model")
-    command.add_argument("--force", action="store_true", help="overwrite the target")
-
-
-def _trace_options(commands: Any) -> None:
-    command = _command(commands, trace, 'switchnp trace weights/switch-numbers.h5 "say in French: 1984"')
-    command.add_argument("file", help="a switchnp HDF5 file")
-    command.add_argument("text", help="the encoder's text; the decoder is given the greedy answer")
-    _engine_options(command)
-
-
-def _engine_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--routing", type=_preset, metavar="NAME", help="instead of the file's own: a preset, and changes as ',field=value'"
-    )
-    command.add_argument("--engine", choices=("kernels", "equations"), help="Numba (the default) or NumPy")
-    _seed_option(command)
-
-
-def _routing_options(commands: Any) -> None:
-    example = 'switchnp routing --compare huggingface paper,capacity=1 weights/switch-numbers.h5 "say in French: 1984"'
-    command = _command(commands, routing, example)
-    command.add_argument(
-        "--compare", nargs=4, metavar=("A", "B", "FILE", "TEXT"), help="two presets, each with changes as ',field=value' if any"
-    )
-    _seed_option(command)
-
-
-def _seed_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--seed", type=_seed, default=0, help="of what a routing draws at random (default 0)")
-
-
-def _preset(text: str) -> Any:
-    try:
-        return _routing(text)
-    except SwitchError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _seed(text: str) -> int:
-    if not (text.isdecimal() and text.isascii() and len(text) < 1000):
-        raise argparse.ArgumentTypeError(f"it is {text!a:.80}, expected a whole number of 0 or more")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if _seed(text) < 1:
-        raise argparse.ArgumentTypeError("it is 0, expected a whole number of 1 or more")
-    return int(text)
-
-
-def _command(commands: Any, function: Any, example: str) -> argparse.ArgumentParser:
-    about = function.__doc__
-    command = commands.add_parser(
-        function.__name__, allow_abbrev=False, help=about, description=about, epilog=f"example: {example}"
-    )
-    command.set_defaults(command=function)
-    command.add_argument("--json", action="store_true", help="answer in JSON")
-    return command

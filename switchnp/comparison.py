@@ -53,18 +53,18 @@ class Difference(NamedTuple):
 class Comparison:
     """What two routings make of one text; the decoder is given the first one's answer under both.
 
-    choices     the fields in which they differ, (first, second) by name
+    settings    the fields in which they differ, (first, second) by name
     answers     what each says when it speaks for itself
     tokens      every token of every Switch layer
     logits      the largest difference of the logits
     flips       how often the best expert is another one
     ties        how often the two best experts are exactly alike under the second
-    gate_error  the largest difference of a gate where the expert is the same
+    gate_error  the largest difference of a gate where the experts are the same
     dropped     tokens without a slot under each
     """
 
     names: tuple[str, str]
-    choices: dict[str, tuple[Any, Any]]
+    settings: dict[str, tuple[Any, Any]]
     answers: tuple[Any, Any]
     tokens: tuple[Difference, ...]
     logits: float
@@ -79,7 +79,7 @@ class Comparison:
         return tuple(token for token in self.tokens if token.why)
 
     def __str__(self) -> str:
-        lines = [f"{name}: {a} | {b}" for name, (a, b) in self.choices.items()]
+        lines = [f"{name}: {a} | {b}" for name, (a, b) in self.settings.items()]
         lines += [f"{name} answers: {answer}" for name, answer in zip(self.names, self.answers, strict=True)]
         wide = [max(16, min(len(name), 28)) for name in self.names]
         first, second = (f"{name[:width]:<{width}}" for name, width in zip(self.names, wide, strict=True))
@@ -116,12 +116,12 @@ def compare(model: SwitchTransformer, first: Routing, second: Routing, text_or_i
     fields = [(name, value, asdict(second)[name]) for name, value in asdict(first).items() if name != "name"]
     return Comparison(
         names=(first.name, second.name),
-        choices={name: (ours, theirs) for name, ours, theirs in fields if ours != theirs},
+        settings={name: (ours, theirs) for name, ours, theirs in fields if ours != theirs},
         answers=(_answer(answers[0]), _answer(answers[1])),
         tokens=tokens,
         logits=float(np.abs(np.asarray(a.decoder.logits_tv) - np.asarray(b.decoder.logits_tv)).max()),
         dropped=(sum(not token.a.kept for token in tokens), sum(not token.b.kept for token in tokens)),
-        gate_error=max((abs(it.a.gates[0] - it.b.gates[0]) for it in tokens if it.a.experts == it.b.experts != ()), default=0.0),
+        gate_error=max((_apart(it.a, it.b) for it in tokens if it.a.experts == it.b.experts), default=0.0),
         **_choices_made(a, b),
     )
 
@@ -159,9 +159,10 @@ def _differences(model: SwitchTransformer, first: Tree, second: Tree, routings: 
         ids = first[stack].ids_t.tolist()
         words = model.tokenizer.pieces(ids) if model.tokenizer is not None else list(map(str, ids))
         heard_t, moved_t = _off(a.n_td[: len(ids)], b.n_td[: len(ids)]), _off(a.x_td, b.x_td)
-        sides = [seats(it, len(ids), routing.of(stack)) for it, routing in zip((a, b), routings, strict=True)]
+        own = routings[0].of(stack), routings[1].of(stack)
+        sides = [seats(it, len(ids), routing) for it, routing in zip((a, b), own, strict=True)]
         for t, (ours, theirs) in enumerate(zip(*sides, strict=True)):
-            why = _why(routings, ours, theirs, float(heard_t[t]), float(moved_t[t]))
+            why = _why(own, ours, theirs, float(heard_t[t]), float(moved_t[t]))
             yield Difference(stack, layer, t, words[t], ours, theirs, float(moved_t[t]), why)
 
 
@@ -177,14 +178,19 @@ def _why(routings: tuple[Routing, Routing], a: Seat, b: Seat, heard: float, move
             return ""
         if not a.kept and routings[0].dropped != routings[1].dropped:
             return "no room, but one passes it on times its gate"
-        return already or "its expert hears or answers in another precision"
+        if a.experts == b.experts and not already and _apart(a, b) > ROUNDING:
+            return f"its gate is {b.gates[0]:.3f} instead of {a.gates[0]:.3f}"
+        return already or "its expert answers in another precision"
     full = [
         f"expert {expert} is full under {routing.name}"
         for routing, seat, other in zip(routings, (a, b), (b, a), strict=True)
         for expert in other.kept
         if expert in seat.experts and expert not in seat.kept
     ]
-    return " and ".join(full) or f"goes to {_named(b.kept)} instead of {_named(a.kept)}, {already or 'for the router is another'}"
+    if full:
+        return " and ".join(full)
+    other = "the router is another" if routings[0].router != routings[1].router else "an expert is drawn at random"
+    return f"goes to {_named(b.kept)} instead of {_named(a.kept)}, {already or f'for {other}'}"
 
 
 def _choices_made(a: Tree, b: Tree) -> dict[str, int]:
@@ -196,6 +202,11 @@ def _choices_made(a: Tree, b: Tree) -> dict[str, int]:
         flips += int((ours.p_te[:T].argmax(axis=1) != theirs.p_te[:T].argmax(axis=1)).sum())
         ties += int((best_tn[:, 0] == best_tn[:, 1]).sum()) if best_tn.shape[1] == 2 else 0
     return {"flips": flips, "ties": ties}
+
+
+def _apart(a: Seat, b: Seat) -> float:
+    """The largest difference of two tokens' gates."""
+    return max((abs(ours - theirs) for ours, theirs in zip(a.gates, b.gates, strict=False)), default=0.0)
 
 
 def _named(experts: tuple[int, ...]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import FileError, SwitchError
 
-__all__ = ["as_path", "check_regular", "readable", "replacing", "shown", "writable"]
+__all__ = ["as_path", "check_regular", "locked", "readable", "replacing", "shown", "writable"]
 
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
@@ -119,15 +119,15 @@ def _temporary(path: Path) -> tuple[Path, int]:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         try:
-            locked = _lock(descriptor)
+            ours = locked(descriptor)
         except OSError:  # a file system without locks, where nobody will take it for stale either
-            locked = True
-        if locked and _is_ours(temporary, descriptor):
+            ours = True
+        if ours and _is_ours(temporary, descriptor):
             return temporary, descriptor
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
+def locked(descriptor: int) -> bool:
     """Whether the lock is ours now, or another's; raises OSError where there are no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,7 +169,7 @@ def _remove_stale(path: Path) -> None:
             stale = path.with_name(name)
             descriptor = os.open(stale, os.O_RDWR | os.O_NOFOLLOW)
             try:
-                if _lock(descriptor):
+                if locked(descriptor):
                     stale.unlink()
             finally:
                 os.close(descriptor)

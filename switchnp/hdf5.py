@@ -73,7 +73,7 @@ ITEMSIZE = {name: kind.get_size() for name, kind in KINDS.items()}
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str], attributes: Sequence[str]) -> Iterator[Opened]:
+def opened(path: str | os.PathLike[str], attributes: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Opened]:
     """The file at `path`, open for `blocks`, if it has the root `attributes` and nothing that could do harm.
 
     Raises FileError for the path and WeightsError for the content.
@@ -83,7 +83,7 @@ def opened(path: str | os.PathLike[str], attributes: Sequence[str]) -> Iterator[
     _check_head(path, name)
     # Files are replaced, never changed, so a lock would only trouble folders that cannot lock.
     with _explained(name), _without_plugins(), h5py.File(path, "r", locking=False) as file:
-        contents = _contents(file.id, attributes, name)
+        contents = _contents(file.id, attributes, optional, name)
     try:
         yield contents
     finally:
@@ -158,21 +158,22 @@ def _check_head(path: Path, name: str) -> None:
     _require(end == size, f"{name} has {size} bytes, but its first ones say {end}")
 
 
-def _contents(file: Any, attributes: Sequence[str], name: str) -> Opened:
+def _contents(file: Any, attributes: Sequence[str], optional: Sequence[str], name: str) -> Opened:
     size = os.fstat(file.get_vfd_handle()).st_size
-    texts = _root_attributes(h5g.open(file, b"/"), attributes, name)
+    texts = _root_attributes(h5g.open(file, b"/"), attributes, optional, name)
     datasets = tuple(_walk(file, name, size))
     _check_extents(datasets, name)
     return Opened(name, os.dup(file.get_vfd_handle()), size, texts, datasets)
 
 
-def _root_attributes(root: Any, names: Sequence[str], name: str) -> dict[str, str]:
+def _root_attributes(root: Any, names: Sequence[str], optional: Sequence[str], name: str) -> dict[str, str]:
     """The attributes of the file, once its first two say that they are ours to understand."""
     _require(h5a.exists(root, b"format"), f"{name} is HDF5, but not of switchnp: it has no attribute format")
     found = _text(root, "format", name)
     _require(found == FORMAT, f"{name} is in the format {shown(found)}, expected {FORMAT}")
     version = _text(root, "format_version", name)
     _require(version == FORMAT_VERSION, f"{name} has format_version {shown(version)}, expected {FORMAT_VERSION}")
+    names = (*names, *(attribute for attribute in optional if h5a.exists(root, attribute.encode())))
     _check_attributes(root, ("format", "format_version", *names), name)
     return {attribute: _text(root, attribute, name) for attribute in names}
 

@@ -47,6 +47,13 @@ class Past:
         """How many words of each sentence there were."""
         return 0 if self.words is None else len(self.words[0][0])
 
+    def keep(self, voices):
+        """Go on with these sentences, in this order; what several share is not copied."""
+        for name in ("words", "memory"):
+            pair = getattr(self, name)
+            if pair is not None:
+                setattr(self, name, tuple([each[b] for b in voices] for each in pair))
+
     def extend(self, keys, values):
         """Add the newest words; return the keys and the values of all."""
         if self.words is not None:
@@ -104,14 +111,14 @@ def dense(ops, config, p, x_td):
 
 
 def switch(ops, config, routing, p, x_td, groups, keep=False, mode=EVALUATION):
-    """x + p_i(n) E_i(n) with n = norm(x), each token through the one expert it asks for most, if there is room.
+    """x + p_i(n) E_i(n) with n = norm(x), each token through the expert that its router chooses, if there is room.
 
     p_te is `router_probs` in its two halves, for the z-loss needs the logits h_te. Where the router gives a token several
     choices, expert_tn, gate_tn and slot_tn have one column a choice, and the answers add up. Where the groups add zeros to
     the row they stand behind it in n_td, h_te, p_te and the choices.
 
     keep        name also what sat in the queues of the whole row, x_ecd, and what came out, y_ecd
-    row_slot_t  a token's place in those; with one group it is slot_t
+    row_slot_t  a token's place in those, -1 for zeros that were added; with one group it is slot_t
     """
     a = Tree()
     n_td = ops.rms_norm(x_td, p.norm_d, config.layer_norm_epsilon)
@@ -125,7 +132,7 @@ def switch(ops, config, routing, p, x_td, groups, keep=False, mode=EVALUATION):
         a.x_ecd = _queues(ops, config, a.n_td, choices, row_C)
         a.y_ecd = _queues_answers(ops, config, p, a.x_ecd)
     if routing.dropped == "identity":
-        y_td = ops.pass_dropped(y_td, a.n_td, seats.slot_tn.max(axis=1), seats.gate_tn[:, 0])
+        y_td = ops.pass_dropped(y_td, a.n_td, np.where(_routed(routing, groups), seats.slot_tn[:, 0], 0), seats.gate_tn[:, 0])
     a.y_td = y_td[: len(x_td)]
     a.x_td = x_td + a.y_td
     return a.x_td, a
@@ -175,6 +182,11 @@ def _jitter(config, routing):
     return config.router_jitter_noise if routing.jitter is None else routing.jitter
 
 
+def _routed(routing, groups):
+    """Which tokens queue at all."""
+    return groups.real_t if routing.pads == "unseated" else np.ones_like(groups.real_t)
+
+
 def _in_the_row(ops, config, a, seats, groups, room):
     """Each choice as (expert_t, row_slot_t, gate_t), and how long the queues of the whole row are; both named in `a`."""
     row_slot_tn, row_C = _row_slots(ops, config, seats, groups, room)
@@ -188,9 +200,10 @@ def _in_the_row(ops, config, a, seats, groups, room):
 
 def _row_slots(ops, config, seats, groups, room):
     """One queue an expert for the whole row: a lone group's own, or those of all groups end to end without gaps."""
-    if len(groups.members) == 1:
+    if len(groups.members) == 1 and not groups.added:
         return seats.slot_tn, room(len(seats.slot_tn))
     kept_tn = seats.slot_tn >= 0
+    kept_tn[len(kept_tn) - groups.added :] = False
     row_slot_tn = np.full(kept_tn.shape, -1)
     expert_t = seats.expert_tn[kept_tn]
     row_slot_tn[kept_tn] = ops.slots(expert_t, config.num_experts, len(expert_t))

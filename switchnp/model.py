@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
@@ -11,32 +11,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import generation, network, objective, weights
+from . import generation, memory, network, objective, weights
 from .bfloat16 import simulated
 from .config import Config
 from .errors import InputError, ShapeError, TokenizerError
+from .infilling import Filled, fill
 from .network import Row
-from .padding import Batch, given_mask, rectangle
+from .padding import Batch, Edge, targets_of
 from .params import check_shapes
 from .routers import Mode
 from .routing import Routing
+from .search import GenerationConfig
+from .speech import Speech
 from .tokenizer import Tokenizer
 from .tree import Tree
 
 __all__ = ["Output", "SwitchTransformer", "load"]
 
 ENGINES = ("kernels", "equations")
-MAX_NEW_TOKENS = 64
-IGNORED = -100
-"""A label where there is nothing to predict."""
 
 
 @dataclass(frozen=True, eq=False)
 class Output:
     """What a forward pass answers. B sentences, T words of the decoder, S of the encoder, V of the vocabulary.
 
-    The router losses are those before their coefficients; `cross_entropy` and `loss` are None without labels.
-    `loss` is the cross-entropy plus the router losses times their coefficients.
+    The losses are those before their coefficients; `cross_entropy`, `logit_z_loss` and `loss` are None without labels. `loss` is
+    the cross-entropy plus all others times their coefficients; where a routing takes the mean over layers, each stack's is
+    its own mean, and `loss` has the mean over the layers of both (`objective.total_loss`).
     """
 
     logits: NDArray[Any]
@@ -47,13 +48,15 @@ class Output:
     encoder_z_loss: float
     decoder_z_loss: float
     cross_entropy: float | None
+    logit_z_loss: float | None
     loss: float | None
 
 
 class SwitchTransformer:
     """A Switch Transformer: Config, Routing, weights, and a tokenizer where there is one.
 
-    engine  "kernels" (Numba) or "equations" (NumPy, the oracle)
+    engine      "kernels" (Numba) or "equations" (NumPy, the oracle)
+    generation  how its answers are searched for, unless told otherwise
 
     Raises ShapeError where `params` is not what `config` makes.
     """
@@ -66,6 +69,7 @@ class SwitchTransformer:
         tokenizer: Tokenizer | None = None,
         engine: str = "kernels",
         provenance: dict[str, str] | None = None,
+        generation: GenerationConfig | None = None,
     ) -> None:
         _check_choices(routing, engine)
         check_shapes(params, config)
@@ -78,6 +82,7 @@ class SwitchTransformer:
         self.tokenizer = tokenizer
         self.engine = engine
         self.provenance = dict(provenance or {})
+        self.generation = generation or GenerationConfig()
         _check_fit(self.routing, config, engine, params)
 
     @property
@@ -92,6 +97,10 @@ class SwitchTransformer:
         precision = self.routing.precision
         params = self.params if precision == "float32" else simulated(self.params, precision)
         return self._ops, self.config, self.routing, params
+
+    @property
+    def _edge(self) -> Edge:
+        return Edge(self.config, self.routing.pads != "removed")
 
     def _mode(self, training: bool, rng: np.random.Generator | None) -> Mode:
         if not isinstance(training, (bool, np.bool_)):
@@ -120,8 +129,10 @@ class SwitchTransformer:
         InputError.
         """
         mode = self._mode(training, rng)
-        prompts = self._batch("input_ids", input_ids, attention_mask)
-        words, targets = self._words(prompts, decoder_input_ids, decoder_attention_mask, labels)
+        prompts = self._edge.batch("input_ids", input_ids, attention_mask)
+        words, targets = self._edge.words(prompts, decoder_input_ids, decoder_attention_mask, labels)
+        self._check_memory(prompts.row)
+        self._check_memory(words.row)
         setup = self._setup
         memory_td, encoder = network.encode(*setup, prompts.row, mode=mode)
         last_td, decoder = network.decode(*setup, words.row, memory_td, prompts.row, mode=mode)
@@ -138,7 +149,8 @@ class SwitchTransformer:
     ) -> NDArray[Any]:
         """The encoder alone: its last hidden state, [B, S, D]."""
         mode = self._mode(training, rng)
-        prompts = self._batch("input_ids", input_ids, attention_mask)
+        prompts = self._edge.batch("input_ids", input_ids, attention_mask)
+        self._check_memory(prompts.row)
         memory_td, _ = network.encode(*self._setup, prompts.row, mode=mode)
         return prompts.padded(memory_td)
 
@@ -146,26 +158,81 @@ class SwitchTransformer:
         self,
         prompts: str | Sequence[str] | ArrayLike,
         attention_mask: ArrayLike | None = None,
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
+        *,
         use_cache: bool = True,
+        return_scores: bool = False,
+        stream: Callable[..., Any] | None = None,
         rng: np.random.Generator | None = None,
+        **settings: Any,
     ) -> Any:
-        """The greedy answer: text to text, texts to texts, ids [B, S] to ids [B, at most 1 + max_new_tokens].
+        """Answers: text to text, texts to texts, ids [B, S] to ids [B, at most 1 + max_new_tokens].
 
-        Texts keep their sentinels; ids begin with the start id and are padded with the pad id after `</s>`.
-        `use_cache=False` runs the whole decoder anew for every word, for study: it may drop tokens that the cached one
-        never drops (`generation.greedy` says why).
+        settings        the fields of `switchnp.GenerationConfig`, instead of the model's own (`model.generation`):
+                        min_new_tokens, num_beams, length_penalty, early_stopping, num_return_sequences, do_sample,
+                        temperature, top_k, top_p, min_p, typical_p, repetition_penalty, no_repeat_ngram_size, bad_words,
+                        prefix, stop, seed
+        use_cache       False runs the whole decoder anew for every word, for study: it may drop tokens that the cached one
+                        never drops (`generation.Voices` says why)
+        return_scores   answers as `Answer`s: text, ids, score and the log-probability of each word
+        stream          called with each new piece of text; with (number of the answer, piece) where there are several
+        rng             of what the routing draws at random; sampling has its `seed`
+
+        Texts keep their sentinels. Where `num_return_sequences` is above 1 a text gets a list, and ids that many rows each.
+        Ids begin with the start id and the prefix; behind `</s>` they are filled with the pad id, or, as in the reference, behind
+        the `</s>` of beams with the end id where the pad id is 0.
+
+        Raises InputError or ConfigError for arguments that are none, contradict each other or leave no word to say.
         """
-        mode = self._mode(False, rng)
-        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, (int, np.integer)) or max_new_tokens < 1:
-            raise InputError(f"max_new_tokens is {max_new_tokens!r}, expected a whole number of 1 or more")
+        given = settings if max_new_tokens is None else settings | {"max_new_tokens": max_new_tokens}
+        config = self.generation.changed(given)
         texts = _texts(prompts)
         batch = self._prompts(texts, prompts, attention_mask)
-        answers = generation.greedy(*self._setup, batch.row, int(max_new_tokens), use_cache, mode)
-        if texts is None:
-            return answers
-        spoken = [self._tokenizer().answer(answer[1:]) for answer in answers.tolist()]
-        return spoken[0] if isinstance(prompts, str) else spoken
+        speech = Speech(config, self._tokenizer() if texts is not None else self.tokenizer, self.config)
+        count = config.num_return_sequences
+        task = speech.task(stream, alone=batch.row.sentences * count == 1)
+        self._check_memory(batch.row, config.max_new_tokens, batch.row.sentences * max(count, config.num_beams))
+        found = generation.search(*self._setup, batch.row, task, use_cache, self._mode(False, rng))
+        if texts is None and not return_scores:
+            return speech.padded(found)
+        answers: list[Any] = [speech.answer(each) for each in found]
+        if not return_scores:
+            answers = [answer.text for answer in answers]
+        if count > 1:
+            answers = [answers[n : n + count] for n in range(0, len(answers), count)]
+        return answers[0] if isinstance(prompts, str) else answers
+
+    def score(self, prompts: str | Sequence[str] | ArrayLike, answers: str | Sequence[str] | ArrayLike) -> Any:
+        """How likely each prompt's answer is: an `Answer` with the log-probability of each word, and their sum as its score.
+
+        A text's answer ends in `</s>`. Words are heard one at a time, as `generate` says them. Raises InputError.
+        """
+        texts, words = _texts(prompts), _texts(answers)
+        batch = self._prompts(texts, prompts, None)
+        if words is None:
+            said = self._edge.batch("answers", answers, None)
+            ids = [said.row.ids_t[span][said.row.mask_t[span]].tolist() for span in said.row.spans]
+        else:
+            ids = [self._tokenizer().encode(text) for text in words]
+        if len(ids) != batch.row.sentences:
+            raise InputError(f"there are {len(ids)} answers, expected {batch.row.sentences} like prompts")
+        self._check_memory(batch.row, max(map(len, ids)), len(ids))
+        voices = generation.Voices(*self._setup, batch.row, use_cache=True, mode=self._mode(False, None))
+        speech = Speech(GenerationConfig(), self.tokenizer, self.config)
+        told = [speech.answer(each) for each in generation.told(voices, speech.start_t, ids)]
+        return told[0] if isinstance(prompts, str) else told
+
+    def fill(self, text: str, candidates: int = 5, max_new_tokens: int = 32) -> Filled:
+        """A text whose gaps `<extra_id_0>`, `<extra_id_1>`, ... are filled, and each gap's likeliest candidates.
+
+        Raises InputError where the text has no gap, or one of them twice.
+        """
+        batch = self._prompts([text], text, None)
+        self._check_memory(batch.row, max_new_tokens, max(candidates, 2))
+        return fill(self._setup, self._tokenizer(), batch.row, text, candidates, max_new_tokens, self._mode(False, None))
+
+    def _check_memory(self, row: Row, words: int = 0, voices: int = 0) -> None:
+        memory.check(self.config, row, words, voices, next(leaf.itemsize for _, leaf in self.params.leaves()))
 
     def trace(
         self,
@@ -187,8 +254,10 @@ class SwitchTransformer:
         if decoder_input_ids is None:
             if decoder_attention_mask is not None:
                 raise InputError("decoder_attention_mask is given without decoder_input_ids")
-            decoder_input_ids, decoder_attention_mask = self._answered(prompts, mode)
-        words = self._batch("decoder_input_ids", decoder_input_ids, decoder_attention_mask, like=prompts)
+            decoder_input_ids, decoder_attention_mask = self._answered(prompts, self._mode(False, rng))
+        words = self._edge.batch("decoder_input_ids", decoder_input_ids, decoder_attention_mask, like=prompts)
+        self._check_memory(prompts.row)
+        self._check_memory(words.row)
         setup = self._setup
         memory_td, encoder = network.encode(*setup, prompts.row, keep=True, mode=mode)
         last_td, decoder = network.decode(*setup, words.row, memory_td, prompts.row, keep=True, mode=mode)
@@ -208,12 +277,14 @@ class SwitchTransformer:
             dtype=dtype,
             tokenizer=self.tokenizer.model_bytes if self.tokenizer else None,
             provenance=self.provenance,
+            generation=self.generation,
             force=force,
         )
 
     def _answered(self, prompts: Batch, mode: Mode) -> tuple[Any, Any]:
-        answers = generation.greedy(*self._setup, prompts.row, MAX_NEW_TOKENS, mode=mode._replace(training=False))
-        words = answers[:, :-1]
+        speech = Speech(GenerationConfig(), self.tokenizer, self.config)
+        found = generation.search(*self._setup, prompts.row, speech.task(), mode=mode)
+        words = speech.padded(found)[:, :-1]
         ended = np.cumsum(words == self.config.eos_token_id, axis=1) > 0
         return words, ~ended
 
@@ -222,9 +293,9 @@ class SwitchTransformer:
     ) -> dict[str, Any]:
         spoken = [(encoder, "encoder", prompt_row), (decoder, "decoder", words.row)]
         losses = [self._router_losses(*stack) for stack in spoken]
-        cross_entropy = loss = None
+        cross_entropy = logit_z = loss = None
         if targets is not None:
-            target_t = self._targets(words, targets)
+            target_t = targets_of(words, targets)
             cross_entropy = float(self._ops.cross_entropy(logits_tv, target_t))
             logit_z = float(self._ops.logit_z(logits_tv, target_t))
             loss = objective.total_loss(self.config, self.routing, cross_entropy, logit_z, *losses)
@@ -234,6 +305,7 @@ class SwitchTransformer:
             "encoder_z_loss": objective.stack_loss(self.routing, losses[0].zs),
             "decoder_z_loss": objective.stack_loss(self.routing, losses[1].zs),
             "cross_entropy": cross_entropy,
+            "logit_z_loss": logit_z,
             "loss": loss,
         }
 
@@ -244,57 +316,12 @@ class SwitchTransformer:
         groups = network.groups_of(self._ops, self.config, routing, row)
         return objective.router_losses(self._ops, routing, switches, groups)
 
-    def _targets(self, words: Batch, targets: Any) -> NDArray[np.int64]:
-        if targets.shape != words.kept.shape:
-            raise InputError(f"labels are {targets.shape}, expected {words.kept.shape} like decoder_input_ids")
-        target_t: NDArray[np.int64] = targets[words.kept]
-        if not (target_t >= 0).any():
-            raise InputError(f"labels have no word to predict, expected one that is not {IGNORED} or masked")
-        return target_t
-
-    def _words(
-        self, prompts: Batch, ids: ArrayLike | None, mask: ArrayLike | None, labels: ArrayLike | None
-    ) -> tuple[Batch, NDArray[np.int64] | None]:
-        """What the decoder reads, and what it is to say: given, or the labels shifted right."""
-        if labels is None and ids is None:
-            raise InputError("decoder_input_ids and labels are both missing, expected one of them")
-        if labels is None:
-            return self._batch("decoder_input_ids", ids, mask, like=prompts), None
-        targets, filled = rectangle("labels", labels, IGNORED)
-        self._check_range("labels", np.where(targets == IGNORED, 0, targets))
-        if ids is not None:
-            return self._batch("decoder_input_ids", ids, mask, like=prompts), targets
-        if mask is not None:
-            filled &= given_mask("the mask of labels", mask, filled.shape)
-        return self._batch("labels", self._shifted(targets), filled, like=prompts), targets
-
-    def _shifted(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
-        start = np.full((len(targets), 1), self.config.decoder_start_token_id)
-        shifted = np.concatenate([start, targets[:, :-1]], axis=1)
-        return np.where(shifted == IGNORED, self.config.pad_token_id, shifted)
-
     def _prompts(self, texts: list[str] | None, ids: Any, mask: ArrayLike | None) -> Batch:
         if texts is None:
-            return self._batch("input_ids", ids, mask)
+            return self._edge.batch("input_ids", ids, mask)
         if mask is not None:
             raise InputError("attention_mask is given with text, expected one only with ids")
-        return self._batch("input_ids", [self._tokenizer().encode(text) for text in texts], None)
-
-    def _batch(self, name: str, ids: Any, mask: ArrayLike | None, like: Batch | None = None) -> Batch:
-        array, filled = rectangle(name, ids, self.config.pad_token_id)
-        self._check_range(name, array)
-        if like is not None and len(array) != len(like.kept):
-            raise InputError(f"{name} has {len(array)} sentences, expected {len(like.kept)} like input_ids")
-        visible = filled if mask is None else filled & given_mask(f"the mask of {name}", mask, array.shape)
-        kept = visible if self.routing.pads == "removed" else np.ones_like(visible)
-        segment, position = np.nonzero(kept)
-        return Batch(Row(array[kept], segment, position, visible[kept], len(array)), kept)
-
-    def _check_range(self, name: str, ids: Any) -> None:
-        V = self.config.vocab_size
-        if ids.min() < 0 or ids.max() >= V:
-            worst = ids.min() if ids.min() < 0 else ids.max()
-            raise InputError(f"{name} has the id {worst}, expected ids from 0 to {V - 1}")
+        return self._edge.batch("input_ids", [self._tokenizer().encode(text) for text in texts], None)
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -324,7 +351,7 @@ def load(
     routing = routing or header.routing
     if precision is not None:
         routing = replace(routing, precision=precision)
-    return SwitchTransformer(header.config, params, routing, tokenizer, engine, header.provenance)
+    return SwitchTransformer(header.config, params, routing, tokenizer, engine, header.provenance, header.generation)
 
 
 def _check_choices(routing: Any, engine: Any) -> None:

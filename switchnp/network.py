@@ -40,6 +40,14 @@ class Row:
         edges = np.searchsorted(self.segment_t, np.arange(self.sentences + 1))
         return [slice(int(start), int(stop)) for start, stop in pairwise(edges)]
 
+    def chosen(self, sentences):
+        """The Row of these sentences in this order, and where its tokens stood."""
+        lengths = [self.spans[b].stop - self.spans[b].start for b in sentences]
+        starts = np.array([self.spans[b].start for b in sentences], int)
+        segment_t = np.repeat(np.arange(len(lengths)), lengths)
+        token_t = np.arange(len(segment_t)) + np.repeat(starts - np.cumsum([0, *lengths[:-1]]), lengths)
+        return Row(self.ids_t[token_t], segment_t, self.position_t[token_t], self.mask_t[token_t], len(lengths)), token_t
+
 
 def encode(ops, config, routing, params, row, keep=False, mode=EVALUATION):
     """What the encoder makes of a row: memory_td, and the Tree of arrays on the way (all of them where `keep`)."""
@@ -108,7 +116,7 @@ def groups_of(ops, config, routing, row):
         return _flaxformer_groups(ops, routing, row, config.num_experts)
     size = {"everything": T, "packed": routing.group_tokens}.get(routing.group)
     size = size or T // ops.group_count(T, routing.group_tokens)
-    return Groups([slice(start, min(start + size, T)) for start in range(0, T, size)], row.spans, row.ids_t, row.mask_t)
+    return Groups([slice(start, start + size) for start in range(0, T, size)], row.spans, row.ids_t, row.mask_t)
 
 
 def switches(stack):

@@ -8,7 +8,7 @@ from .routers import ROUTERS
 
 __all__ = ["RouterLosses", "router_losses", "stack_loss", "total_loss"]
 
-_SHARES = {"counted": 0, "left out": 0, "zeroed": 2, "weighted": 1}  # how often the share of real tokens scales the loss
+_SHARE_POWER = {"counted": 0, "left out": 0, "zeroed": 2, "weighted": 1}
 
 
 class RouterLosses(NamedTuple):
@@ -28,7 +28,9 @@ def router_losses(ops, routing, switches, groups):
         return RouterLosses([], [])
     units = [switches] if routing.loss_layers == "concatenated" else [[a] for a in switches]
     scopes = {"batch": [slice(None)], "group": groups.members, "sequence": groups.sentences}[routing.loss_tokens]
-    scopes = [scope for scope in scopes if len(groups.real_t[scope])]
+    scopes = [scope for scope in scopes if _counts(routing, groups.real_t[scope])]
+    if not scopes:
+        return RouterLosses([0.0 for _ in units], [0.0 for _ in units])
     balances = [np.mean([_balance_loss(ops, routing, layers, groups.real_t, scope) for scope in scopes]) for layers in units]
     return RouterLosses(balances, [_z_loss(ops, routing, layers, groups.real_t) for layers in units])
 
@@ -45,7 +47,7 @@ def _balance_loss(ops, routing, layers, real_t, scope):
     expert_tn = np.concatenate([_counted_at(routing, a)[scope][counted_t] for a in layers])
     weights = ROUTERS[routing.router].counts(expert_tn.shape[1])
     losses = [weight * ops.load_balance(p_te, expert_tn[:, n]) for n, weight in enumerate(weights) if weight]
-    return float(sum(losses) * share ** _SHARES[routing.loss_pads])
+    return float(sum(losses) * share ** _SHARE_POWER[routing.loss_pads])
 
 
 def stack_loss(routing, losses):
@@ -67,7 +69,14 @@ def total_loss(config, routing, cross_entropy, logit_z, encoder, decoder):
     return cross_entropy + routing.logit_z_coef * logit_z + balance_coef * balance + z_coef * z
 
 
+def _counts(routing, real_t):
+    """Is there a token in this scope that the loss looks at?"""
+    return real_t.any() if routing.loss_pads == "left out" else len(real_t) > 0
+
+
 def _z_loss(ops, routing, layers, real_t):
+    if not ROUTERS[routing.router].listens:
+        return 0.0
     h_te = np.concatenate([a.h_te for a in layers])
     real_t = np.concatenate([real_t for _ in layers])
     if routing.loss_pads == "counted":

@@ -9,9 +9,12 @@ from typing import Any, Self
 from .errors import ConfigError
 from .strictjson import json_object
 
-__all__ = ["LARGEST", "Record", "require", "shortened", "whole"]
+__all__ = ["LARGEST", "Record", "Texts", "Words", "frozen", "require", "shortened", "whole"]
 
 LARGEST = 10**15
+Texts = tuple[str, ...]
+Words = tuple[str | tuple[int, ...], ...]
+"""Texts, or ids where there is no tokenizer."""
 
 
 class Record:
@@ -38,7 +41,7 @@ class Record:
             raise ConfigError(f"a {cls.__name__} is not good JSON: {shortened(error)}") from None
         unknown = sorted(set(settings) - {field.name for field in fields(cls)})  # type: ignore[arg-type]
         require(not unknown, f"a {cls.__name__} has the unknown field {shortened(unknown)}")
-        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+        settings = {name: frozen(value) for name, value in settings.items()}
         try:
             return cls(**settings)
         except TypeError as error:
@@ -48,6 +51,13 @@ class Record:
     def renewed(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Settings as today's fields say them; a record whose fields have changed translates older ones here."""
         return settings
+
+
+def frozen(value: Any) -> Any:
+    """Lists as tuples, all the way down; NumPy's numbers and arrays as Python's."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
 def whole(value: Any) -> bool:
@@ -74,13 +84,19 @@ def _is_float(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
-_TYPE_CHECKS = {
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, tuple) and all(map(whole, value)))
+
+
+_TYPE_CHECKS: dict[str, Any] = {
     "int": whole,
     "float": _is_float,
     "bool": lambda value: isinstance(value, bool),
     "str": lambda value: isinstance(value, str),
     "None": lambda value: value is None,
-    "tuple[int, ...]": lambda value: isinstance(value, tuple) and all(whole(item) for item in value),
+    "tuple[int, ...]": lambda value: isinstance(value, tuple) and all(map(whole, value)),
+    "Texts": lambda value: isinstance(value, tuple) and all(isinstance(text, str) for text in value),
+    "Words": lambda value: isinstance(value, tuple) and all(map(_is_word, value)),
 }
 _TYPE_NAMES = {
     "int": "a whole number below 10^15",
@@ -89,4 +105,6 @@ _TYPE_NAMES = {
     "str": "a text",
     "None": "nothing",
     "tuple[int, ...]": "a list of whole numbers",
+    "Texts": "a list of texts",
+    "Words": "a list of texts or of lists of ids",
 }

@@ -46,11 +46,13 @@ class Router(NamedTuple):
     choose      (ops, routing, a, groups, mode) -> expert_tn, gate_tn, asks_tn for the row; a has h_te and p_te, and b_e
     seat        (ops, routing, expert_tn, gate_tn, asks_tn, E, C, rng) -> slot_tn, for one group
     counts      (N) -> how much each choice counts in the balance loss
+    listens     does it go by the logits, so that they have a z-loss?
     """
 
     choose: Callable
     seat: Callable
     counts: Callable
+    listens: bool = True
 
 
 def route(ops, routing, a, groups, capacity, mode):
@@ -144,7 +146,7 @@ ROUTERS = {
     "gshard": Router(_gshard, _queue, lambda N: np.array([1, 0])),
     "no token left behind": Router(_chosen(_top_k), _next_choice, lambda N: np.full(N, 1 / N)),
     "expert choice": Router(_chosen(_every_expert), _experts_take, _none),
-    "hash": Router(_chosen(_hash), _queue, _none),
+    "hash": Router(_chosen(_hash), _queue, _none, listens=False),
     "bias": Router(_chosen(_bias), _queue, _none),
 }
 """By the name that a Routing has for it."""

@@ -1,4 +1,4 @@
-"""Every choice that implementations of the router make differently, written down; and who chooses what."""
+"""Every choice that implementations of the router make differently, written down."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .equations.capacity import CAPACITIES
 from .errors import ConfigError
 from .records import Record, require, shortened
 
-__all__ = ["CHOICES", "ORIGINS", "PRESETS", "SOURCES", "Routing", "table"]
+__all__ = ["PRESETS", "WORDS", "Routing"]
 
-CHOICES: dict[str, tuple[str, ...]] = {
+WORDS: dict[str, tuple[str, ...]] = {
     "router": ("top 1", "top k", "gshard", "no token left behind", "expert choice", "hash", "bias"),
     "group": ("sequence", "packed", "everything", "flaxformer", "mesh-tf"),
     "order": ("first come", "by gate", "random"),
@@ -30,38 +30,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dropped_counts": ("choice", "expert 0"),
 }
 """What a field may say, where it says it in words."""
-
-SOURCES = {
-    "router": "Switch, eq. 2; routers after it",
-    "decoder_router": "routers that see ahead: encoder only",
-    "choices": "Shazeer et al. 2017; Switch, appendix B",
-    "capacity": "Switch, eq. 3, which does not round",
-    "eval_capacity_factor": "Switch, §2.2; released gin files",
-    "train_capacity_factor": "Switch, §2.2; released gin files",
-    "min_capacity": "mesh-tf and flaxformer; not in the paper",
-    "group": "Switch, §2.2: tokens of a core",
-    "group_tokens": "mesh-tf and flaxformer: group_size",
-    "order": "the paper does not say; V-MoE by gate",
-    "decoder_order": "flaxformer: by gate in no decoder",
-    "pads": "the paper does not say",
-    "dropped": "Switch, §2.2: residual alone",
-    "train_policy": "Switch, appendix C; fig. 15 on logits",
-    "eval_policy": "mesh-tf: switch_policy_eval",
-    "jitter": "Switch, appendix C; None: the Config's",
-    "input_dropout": "mesh-tf: switch_dropout",
-    "temperature": "mesh-tf: switch_temperature",
-    "precision": "Switch, §2.4 and table 2",
-    "position_bias": "T5: one table, every block",
-    "loss_layers": "Switch, eq. 4: for each Switch layer",
-    "loss_tokens": "Switch, eqs. 5 and 6: the batch B",
-    "loss_pads": "the paper does not say",
-    "dropped_counts": "Switch, eq. 5: argmax, before dropping",
-    "all_sparse_loss": "Switch, eq. 4: every Switch layer",
-    "balance_coef": "Switch, eq. 4: α; None: the Config's",
-    "z_coef": "ST-MoE, eq. 5; None: the Config's",
-    "logit_z_coef": "T5X: z_loss",
-}
-"""Where each choice comes from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +49,8 @@ class Routing(Record):
                     fewer than experts, zeros added where they do not divide) or "mesh-tf" cuts it
     order           who is seated first: "first come", "by gate" (batch-prioritised) or "random"
     decoder_router, decoder_order    the decoder's, where they differ
-    pads            "removed" before the first layer; "routed" like any token; "zeroed": routed as vectors of zeros, which all
-                    ask expert 0 (flaxformer); "unseated": in the group, but without a slot (mesh-tf)
+    pads            "removed" before the first layer; "routed" like any token; "zeroed": routed as vectors of zeros, which a
+                    router without bias sends to expert 0 (flaxformer); "unseated": in the group, but without a slot (mesh-tf)
     dropped         what a token without a slot gets: "zero", or "identity", its own normed input times its gate
     train_policy    exploration in training: appendix C's four; "logit jitter" as fig. 15 draws it; "leaking jitter", which
                     the experts see too, as in transformers
@@ -138,13 +106,14 @@ class Routing(Record):
         self._check_words()
         self._check_numbers()
         self._check_groups()
+        self._check_routers()
         self._check_causality()
 
     def _check_words(self) -> None:
         plain = self.name.isprintable() and len(self.name) <= 80
         require(plain, f"Routing.name is {shortened(self.name)}, expected at most 80 printable characters")
-        for name in (*CHOICES, "decoder_router", "decoder_order"):
-            value, choices = getattr(self, name), CHOICES[name.removeprefix("decoder_")]
+        for name in (*WORDS, "decoder_router", "decoder_order"):
+            value, choices = getattr(self, name), WORDS[name.removeprefix("decoder_")]
             known = ", ".join(map(repr, choices))
             good = value in choices or (name.startswith("decoder_") and value is None)
             require(good, f"Routing.{name} is {shortened(value)}, expected one of {known}")
@@ -169,9 +138,29 @@ class Routing(Record):
         fits = size is not None and size >= 1 if counted else size is None
         require(fits, f"Routing.group_tokens is {size}, expected {wanted} for the group {self.group!r}")
         require(
-            not (self.group == "flaxformer" and self.pads == "removed"),
-            "Routing.pads is 'removed', expected pads that stay for the group 'flaxformer', which cuts the padded batch",
+            not (self.group in ("flaxformer", "mesh-tf") and self.pads == "removed"),
+            f"Routing.pads is 'removed', expected pads that stay for the group {self.group!r}, which cuts the padded batch",
         )
+
+    def _check_routers(self) -> None:
+        """Refuse what a router would pass over."""
+        for stack in ("encoder", "decoder"):
+            router = self.of(stack).router
+            needs = {
+                "train_policy": ("sample", router == "top 1"),
+                "eval_policy": ("sample", router == "top 1"),
+                "dropped": ("identity", not self.of(stack).several),
+                "dropped_counts": ("expert 0", not self.of(stack).several),
+            }
+            for name, (value, possible) in needs.items():
+                idle = getattr(self, name) == value and not possible
+                require(not idle, f"Routing.{name} is {value!r}, which the router {router!r} passes over")
+            ordered = router not in ("no token left behind", "expert choice") and self.capacity != "unlimited"
+            order, why = (
+                self.of(stack).order,
+                "capacity 'unlimited'" if self.capacity == "unlimited" else f"the router {router!r}",
+            )
+            require(ordered or order == "first come", f"Routing.order is {order!r}, which {why} passes over")
 
     def _check_causality(self) -> None:
         if self.capacity == "unlimited":
@@ -184,8 +173,7 @@ class Routing(Record):
         )
         require(
             decoder.order == "first come",
-            f"the order {decoder.order!r} would let the decoder see the future, expected decoder_order 'first come' (or capacity "
-            "'unlimited')",
+            f"the order {decoder.order!r} would let the decoder see the future, expected decoder_order 'first come'",
         )
 
     def of(self, stack: str) -> Routing:
@@ -195,6 +183,11 @@ class Routing(Record):
         if stack == "encoder" or not other:
             return self
         return replace(self, **other, decoder_router=None, decoder_order=None)
+
+    @property
+    def several(self) -> bool:
+        """May a token have several experts?"""
+        return self.router in ("top k", "gshard", "no token left behind", "expert choice")
 
     @property
     def needs_bias(self) -> bool:
@@ -209,7 +202,8 @@ class Routing(Record):
             return "order 'random'"
         if training and any(routing.router == "gshard" for routing in stacks):
             return "router 'gshard'"
-        return f"policy {policy!r}" if policy != "argmax" else None
+        silent = policy == "argmax" or ("jitter" in policy and self.jitter == 0)
+        return None if silent else f"policy {policy!r}"
 
     @classmethod
     def paper(cls) -> Routing:
@@ -266,8 +260,10 @@ class Routing(Record):
 
         "5.23" (from 5.18) drops to zero. "5.0" (to 5.14) is broken, on purpose: the capacity is never enforced (one of 0 in
         the Config drops all the same there, and does not here), only block 0 has a position bias, and there are no
-        router losses. "4.57" (from 4.52) counts dropped tokens at expert 0; "4.25" (to 4.51) also passes them on as
-        gate × normed input, and is meant without the jitter that it had in evaluation.
+        router losses; 5.15 to 5.17 have the bias again. "4.57" (from 4.52) counts dropped tokens at expert 0; "4.25" (to 4.41,
+        and 4.46 to 4.51) also passes them on as gate × normed input, and is meant without the jitter that it had in
+        evaluation to 4.36. No preset has the experts that 4.42 to 4.45 skip by mistake, nor the dense layers that versions
+        to 4.36 build where all should be sparse.
 
         Source: transformers 5.23.0, 5.0.0, 4.57.6 and 4.25.1, each by running it.
         """
@@ -330,58 +326,6 @@ PRESETS: dict[str, Callable[[], Routing]] = {
     **{f"huggingface:{version}": partial(Routing.huggingface, version) for version in _HUGGINGFACE_VERSIONS},
 }
 """The presets by the names that the command line has for them."""
-
-ORIGINS = {
-    "paper": "Fedus, Zoph, Shazeer, arXiv 2101.03961",
-    "mesh-tf": "mesh_tensorflow/transformer/moe.py, da90793, which trained the paper's models",
-    "flaxformer": "flaxformer/architectures/moe, 399ea3a, which the released checkpoints come from",
-    "huggingface:5.23": "transformers 5.18 to 5.23; 5.23.0 was run",
-    "huggingface:5.0": "transformers 5.0 to 5.14, broken: no capacity, no position bias above block 0; 5.0.0 was run",
-    "huggingface:4.57": "transformers 4.52 to 4.57; 4.57.6 was run",
-    "huggingface:4.25": "transformers 4.25 to 4.51, without the jitter that they had in evaluation; 4.25.1 was run",
-}
-"""Where each preset comes from."""
-
-
-def table() -> list[dict[str, str]]:
-    """Every choice (`choice`), what each preset says, and where the choice comes from (`source`), in words.
-
-    "-" stands where another choice leaves nothing to choose.
-    """
-    presets = {name: PRESETS[name]() for name in ORIGINS}
-    rows = []
-    for field, source in SOURCES.items():
-        words = {name: "-" if field in _idle(routing) else _word(field, routing) for name, routing in presets.items()}
-        rows.append({"choice": field, **words, "source": source})
-    return rows
-
-
-def _idle(routing: Routing) -> set[str]:
-    """The fields that change nothing beside the others."""
-    used = {
-        "choices": routing.router in ("top k", "no token left behind"),
-        "eval_capacity_factor": routing.capacity in CAPACITIES,
-        "train_capacity_factor": routing.capacity in CAPACITIES,
-        "min_capacity": routing.capacity in CAPACITIES,
-        "group_tokens": routing.group_tokens is not None,
-        "order": routing.capacity != "unlimited",
-        "decoder_order": routing.capacity != "unlimited",
-        "dropped": routing.capacity != "unlimited",
-        "jitter": "jitter" in routing.train_policy,
-        "input_dropout": routing.train_policy == "input dropout",
-        "temperature": "sample" in (routing.train_policy, routing.eval_policy),
-        "loss_pads": routing.pads != "removed",
-        "dropped_counts": routing.capacity != "unlimited",
-    }
-    return {field for field, has_effect in used.items() if not has_effect}
-
-
-def _word(field: str, routing: Routing) -> str:
-    value = getattr(routing, field)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    silent = "the encoder's" if field.startswith("decoder_") else "the Config's"
-    return silent if value is None else str(value)
 
 
 def _value(text: str) -> Any:

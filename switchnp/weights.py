@@ -21,13 +21,14 @@ from .files import as_path, replacing, shown, writable
 from .hdf5 import Opened, Stored
 from .params import blueprint, check_shapes
 from .routing import Routing
+from .search import GenerationConfig
 from .strictjson import json_object
 from .tokenizer import Tokenizer
 from .tree import Tree
 
 __all__ = ["Header", "check_vocabulary", "read", "read_header", "save", "verify", "write"]
 
-ATTRIBUTES = ("config", "routing", "provenance")
+ATTRIBUTES, OPTIONAL = ("config", "routing", "provenance"), ("generation",)
 NUMPY = {"float32": np.dtype("<f4"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 PIECE = 1 << 20
@@ -40,6 +41,7 @@ class Header(NamedTuple):
 
     dtype        how the numbers are stored: "float32" or "bfloat16"
     tokenizer    the SentencePiece model, if the file brings one
+    generation   how the model's answers are searched for, unless told otherwise
     """
 
     config: Config
@@ -47,6 +49,7 @@ class Header(NamedTuple):
     provenance: dict[str, str]
     dtype: str
     tokenizer: bytes | None
+    generation: GenerationConfig = GenerationConfig()
 
 
 def read(path: str | os.PathLike[str], dtype: str = "float32") -> tuple[Tree, Header]:
@@ -56,7 +59,7 @@ def read(path: str | os.PathLike[str], dtype: str = "float32") -> tuple[Tree, He
     """
     if dtype not in ("float32", "float64"):
         raise InputError(f"dtype is {dtype!r}, expected float32 or float64")
-    with hdf5.opened(path, ATTRIBUTES) as file:
+    with hdf5.opened(path, ATTRIBUTES, OPTIONAL) as file:
         header, arrays = _header(file)
         leaves = {stored.path: _array(file, stored, np.dtype(dtype)) for stored in arrays}
     return Tree.of(leaves), header
@@ -64,13 +67,13 @@ def read(path: str | os.PathLike[str], dtype: str = "float32") -> tuple[Tree, He
 
 def read_header(path: str | os.PathLike[str]) -> tuple[Header, tuple[Stored, ...]]:
     """The header, and where each array lies; the structure is verified, but no weight is read."""
-    with hdf5.opened(path, ATTRIBUTES) as file:
+    with hdf5.opened(path, ATTRIBUTES, OPTIONAL) as file:
         return _header(file)
 
 
 def verify(path: str | os.PathLike[str]) -> None:
     """See that `read` and the tokenizer would take the file, with no more than a block of it in memory."""
-    with hdf5.opened(path, ATTRIBUTES) as file:
+    with hdf5.opened(path, ATTRIBUTES, OPTIONAL) as file:
         header, arrays = _header(file)
         for stored in arrays:
             for _ in _values(file, stored):
@@ -94,12 +97,14 @@ def save(
     dtype: str = "float32",
     tokenizer: bytes | None = None,
     provenance: Mapping[str, str] | None = None,
+    generation: GenerationConfig | None = None,
     force: bool = False,
 ) -> None:
     """`write` for weights that are all there, as a Tree."""
     check_shapes(params, config)
     arrays = dict(params.leaves())
-    write(path, config, routing, arrays, dtype=dtype, tokenizer=tokenizer, provenance=provenance, force=force)
+    more: dict[str, Any] = {"tokenizer": tokenizer, "provenance": provenance, "generation": generation}
+    write(path, config, routing, arrays, dtype=dtype, force=force, **more)
 
 
 def write(
@@ -111,6 +116,7 @@ def write(
     dtype: str = "float32",
     tokenizer: bytes | None = None,
     provenance: Mapping[str, str] | None = None,
+    generation: GenerationConfig | None = None,
     force: bool = False,
 ) -> None:
     """Write a weights file whole or not at all; until its last moment a file that was there stays as it was.
@@ -119,10 +125,11 @@ def write(
                   the first axis, so that a model larger than memory can be written
     dtype         "float32" or "bfloat16", rounded to nearest even (float64 by way of float32)
     provenance    what a reader may want to know of where the weights come from: names and texts
+    generation    how the model's answers are searched for, unless told otherwise
     force         overwrite an existing file
     """
     shapes = {name: (shape, dtype) for name, shape in blueprint(config).items()}
-    attributes = _attributes(config, routing, dtype, tokenizer, provenance or {})
+    attributes = _attributes(config, routing, dtype, tokenizer, provenance or {}, generation or GenerationConfig())
     extra = {} if tokenizer is None else {"tokenizer": ((len(tokenizer),), "uint8")}
     needed = config.num_parameters * NUMPY[dtype].itemsize + len(tokenizer or b"") + 2048 * (len(shapes) + 32)
     target = as_path(path)
@@ -145,15 +152,16 @@ class _Output(NamedTuple):
 
 
 def _header(file: Opened) -> tuple[Header, tuple[Stored, ...]]:
-    config = _parsed(Config, file)
-    routing = _parsed(Routing, file)
+    config = _parsed(Config, file, "config")
+    routing = _parsed(Routing, file, "routing")
     if routing.needs_bias and not config.router_bias:
         raise WeightsError(f"{file.name} has the router 'bias', but its config has no router_bias")
     arrays = tuple(stored for stored in file.datasets if stored.path != "tokenizer")
     dtype = _dtype(file, arrays)
     _check_size(config, file, len(arrays), dtype)
     _check_arrays(config, file, arrays)
-    return Header(config, routing, _provenance(file), dtype, _tokenizer(file)), arrays
+    generation = _parsed(GenerationConfig, file, "generation") if "generation" in file.attributes else GenerationConfig()
+    return Header(config, routing, _provenance(file), dtype, _tokenizer(file), generation), arrays
 
 
 def _dtype(file: Opened, arrays: tuple[Stored, ...]) -> str:
@@ -224,8 +232,7 @@ def _widened(block: bytes, dtype: str) -> np.ndarray[Any, Any]:
     return (np.frombuffer(block, "<u2").astype(np.uint32) << 16).view(np.float32)
 
 
-def _parsed(kind: Any, file: Opened) -> Any:
-    name = kind.__name__.lower()
+def _parsed(kind: Any, file: Opened, name: str) -> Any:
     try:
         return kind.from_json(file.attributes[name])
     except ConfigError as error:
@@ -248,7 +255,12 @@ def _is_plain(provenance: Mapping[Any, Any]) -> bool:
 
 
 def _attributes(
-    config: Config, routing: Routing, dtype: str, tokenizer: bytes | None, provenance: Mapping[str, str]
+    config: Config,
+    routing: Routing,
+    dtype: str,
+    tokenizer: bytes | None,
+    provenance: Mapping[str, str],
+    generation: GenerationConfig,
 ) -> dict[str, str]:
     """The texts of the header, once the arguments of `write` are known to be sound."""
     if dtype not in NUMPY:
@@ -259,11 +271,14 @@ def _attributes(
         raise InputError(f"the tokenizer has {len(tokenizer)} bytes, expected 1 to {MAX_TOKENIZER}")
     if not _is_plain(provenance):
         raise InputError(f"the provenance is not a table of names and texts, expected {MAX_TEXT} printable characters each")
-    texts = (config.to_json(), routing.to_json(), json.dumps(dict(provenance), sort_keys=True))
-    for name, text in zip(ATTRIBUTES, texts, strict=True):
+    texts = {"config": config.to_json(), "routing": routing.to_json()}
+    texts["provenance"] = json.dumps(dict(provenance), sort_keys=True)
+    if generation != GenerationConfig():
+        texts["generation"] = generation.to_json()
+    for name, text in texts.items():
         if len(text) > hdf5.MAX_ATTRIBUTE:
             raise InputError(f"the {name} is {len(text)} bytes of JSON, expected up to {hdf5.MAX_ATTRIBUTE}")
-    return dict(zip(ATTRIBUTES, texts, strict=True))
+    return texts
 
 
 def _fill(out: _Output, arrays: Any, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> Iterator[tuple[str, str]]:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from draw import arguments, seeds, sizes
 from hypothesis import given
+from references import ROOT
 from small import small_model
 
+import switchnp
 from switchnp import Routing, SwitchTransformer, equations
 from switchnp.bfloat16 import Bfloat16, Selective, rounded, simulated
 from switchnp.errors import InputError
@@ -80,11 +82,13 @@ def test_in_place_and_reduced_results_are_rounded_too():
 
 
 def test_what_meets_a_rounded_array_is_rounded_first():
-    gate = np.float32([1 + 2.0**-9])
+    gate = np.float32([1 + 2.0**-8 + 2.0**-9])  # rounds up to 1 + 2^-7; times 1.5, only then is it above a tie
 
-    product = rounded(np.float32([128.0])).view(Selective) * gate
+    product = rounded(np.float32([1.5])).view(Selective) * gate
+    matmul = np.einsum("t,t->", rounded(np.float32([1.5])).view(Bfloat16), gate)
 
-    assert np.asarray(product) == 128.0
+    assert np.asarray(product) == np.asarray(matmul) == rounded(np.float32(1.5 * (1 + 2.0**-7)))
+    assert rounded(np.float32(1.5) * gate) != np.asarray(product)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "selective"])
@@ -191,3 +195,33 @@ def test_weights_that_are_changed_are_rounded_anew():
     model.params.embedding_vd[:] *= 2
 
     assert np.abs(model(IDS, decoder_input_ids=SAID).logits - before).max() > 0.1
+
+
+def test_in_selective_precision_the_jitter_is_drawn_in_float32():
+    """Switch, §2.4: the router's input is cast first, so that 1 % of noise is not lost to 0.8 % steps."""
+    x_td = rounded(np.ones((1, 500), np.float32)).view(Selective)
+
+    heard_td = equations.input_jitter(x_td, 0.01, np.random.default_rng(0))
+    dropped_td = equations.input_dropout(x_td, 0.1, np.random.default_rng(0))
+
+    assert len(np.unique(heard_td)) > 450
+    assert not is_bfloat16(heard_td)
+    assert type(dropped_td) is np.ndarray
+    np.testing.assert_array_equal(np.unique(dropped_td), np.float32([0, 1 / np.float32(0.9)]))
+
+
+def test_a_norms_squares_are_in_float32_and_its_answer_is_not():
+    x_td = np.random.default_rng(0).normal(size=(1, 400)).astype(np.float32)
+    x_td, norm_d = rounded(x_td).view(Bfloat16), np.ones(400, np.float32)
+
+    square = np.square(x_td, dtype=np.float32)
+
+    assert not is_bfloat16(square)
+    assert is_bfloat16(equations.rms_norm(x_td, norm_d, 1e-6))
+
+
+def test_load_takes_a_precision_instead_of_the_files():
+    model = switchnp.load(ROOT / "weights/switch-numbers.h5", engine="equations", precision="selective")
+
+    assert model.routing.precision == "selective"
+    assert model.generate("say in German: 84") == "vierundachtzig"

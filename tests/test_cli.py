@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,9 @@ NUMBERS = str(ROOT / "weights/switch-numbers.h5")
 
 def run(*arguments, **options):
     command = [sys.executable, "-m", "switchnp", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    stdin = {} if "input" in options else {"stdin": subprocess.DEVNULL}
+    done = subprocess.run(command, capture_output=True, timeout=120, **stdin, **options)
+    done.stdout, done.stderr = done.stdout.decode(), done.stderr.decode()
     assert "Traceback" not in done.stderr + done.stdout
     return done
 
@@ -100,7 +103,8 @@ def test_routing_compares_one_text_under_two_presets():
     assert "expert 4 is full under paper,capacity=1" in done.stdout
     assert "tokens of Switch layers part" in done.stdout
     assert facts["dropped"][0] == 0 < facts["dropped"][1]
-    assert facts["choices"]["capacity"] == [None, 1]
+    assert facts["settings"]["capacity"] == [None, 1]
+    assert {"stack", "layer", "token", "a", "b", "moved", "why"} <= set(facts["tokens"][0])
 
 
 def test_a_file_that_asks_for_simulated_precision_is_run_on_the_equations(tmp_path):
@@ -147,6 +151,145 @@ def test_a_routing_may_be_changed_on_the_command_line():
 )
 def test_every_routing_can_be_asked_for(routing):
     assert run("generate", NUMBERS, "say in German: 84", "--routing", routing).stdout == "vierundachtzig\n"
+
+
+# ---- generate, fill, score ----
+
+
+def test_prompts_come_from_stdin_one_a_line_and_leave_one_a_line(tmp_path):
+    prompts = b"say in German: 84\r\nsay in French: 1984\n\nsay in Italian: 365"
+
+    done = run("generate", NUMBERS, "--batch-size", "2", input=prompts)
+
+    assert done.returncode == 0
+    said = done.stdout.split("\n")
+    assert (said[0], said[1], said[3]) == ("vierundachtzig", "mille neuf cent quatre-vingt-quatre", "trecentosessantacinque")
+    assert len(said) == 5
+    assert done.stdout == "\n".join(run("generate", NUMBERS, line or "").stdout.rstrip("\n") for line in texts(prompts)) + "\n"
+
+
+def texts(prompts):
+    return prompts.decode().replace("\r", "").split("\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (b"", "there is no prompt, expected one as an argument or one a line on stdin"),
+        (b"\xff\xfe\n", "stdin cannot be read as text"),
+    ],
+)
+def test_a_stdin_that_is_no_prompt_explains_itself(given, message):
+    done = run("generate", NUMBERS, input=given)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+OPTIONS = {
+    "max_new_tokens": ["2"],
+    "min_new_tokens": ["30"],
+    "num_beams": ["2", "--num-return-sequences", "2"],
+    "length_penalty": ["9", "--num-beams", "2", "--num-return-sequences", "2"],
+    "early_stopping": ["never", "--num-beams", "2", "--num-return-sequences", "2"],
+    "num_return_sequences": ["2", "--num-beams", "2"],
+    "do_sample": ["--temperature", "9"],
+    "temperature": ["9", "--do-sample"],
+    "top_k": ["3", "--do-sample", "--temperature", "9"],
+    "top_p": ["0.5", "--do-sample", "--temperature", "9"],
+    "min_p": ["0.5", "--do-sample", "--temperature", "9"],
+    "typical_p": ["0.5", "--do-sample", "--temperature", "9"],
+    "repetition_penalty": ["9"],
+    "no_repeat_ngram_size": ["1"],
+    "bad_words": ["neuf", "--bad-words", "quatre"],
+    "prefix": ["deux"],
+    "stop": ["cent", "--stop", "neuf"],
+    "seed": ["5", "--do-sample", "--temperature", "9"],
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_argument_of_generate_is_an_option(name):
+    model, text = switchnp.load(NUMBERS), "say in French: 1984"
+    words = iter([f"--{name.replace('_', '-')}", *OPTIONS[name]])
+    settings = {}
+    for word in words:
+        key = word.removeprefix("--").replace("-", "_")
+        if key == "do_sample":
+            settings[key] = True
+        elif key in ("bad_words", "stop"):
+            settings[key] = [*settings.get(key, []), next(words)]
+        else:
+            value = next(words)
+            settings[key] = json.loads(value) if value[0].isdigit() else value
+
+    done = run("generate", NUMBERS, text, f"--{name.replace('_', '-')}", *OPTIONS[name])
+
+    expected = model.generate(text, **settings)
+    assert done.stdout == ("\t".join(expected) if isinstance(expected, list) else expected) + "\n", done.stderr
+    if name not in ("early_stopping", "length_penalty", "min_p"):  # which change no beam, and no first choice, here
+        assert expected != model.generate(text)
+
+
+def test_every_field_of_the_config_is_among_those_options():
+    assert set(OPTIONS) == set(switchnp.GenerationConfig.__dataclass_fields__)
+
+
+def test_an_answer_is_streamed_as_it_is_said():
+    done = run("generate", NUMBERS, "say in German: 84", "say in French: 1984", "--stream")
+
+    assert done.stdout == "vierundachtzig\nmille neuf cent quatre-vingt-quatre\n"
+    refused = run("generate", NUMBERS, "say in German: 84", "--stream", "--json")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "--stream is given with --json or --resume" in refused.stderr
+
+
+def test_a_streaming_answer_is_interrupted_with_status_130(tmp_path):
+    (tmp_path / "prompts").write_text("say in French: 1984\n" * 4000)
+    with open(tmp_path / "prompts", "rb") as prompts:
+        command = [sys.executable, "-m", "switchnp", "generate", NUMBERS, "--stream"]
+        running = subprocess.Popen(command, stdin=prompts, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    first = running.stdout.readline()
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+
+    assert first == b"mille neuf cent quatre-vingt-quatre\n"
+    assert (running.returncode, said) == (130, b"switchnp: interrupted\n")
+
+
+def test_a_gap_is_filled_and_its_candidates_are_listed():
+    done, facts = (run("fill", NUMBERS, "say in <extra_id_0>: 84", *more) for more in ((), ("--json", "--candidates", "2")))
+
+    filled = json.loads(facts.stdout)
+    assert done.stdout.split("\n")[0] == filled["text"]
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == ["<extra_id_0>"] * (len(done.stdout.splitlines()) - 1)
+    assert len(filled["gaps"]["<extra_id_0>"]) <= 2
+    assert (
+        run("fill", NUMBERS, "no gap").stderr == "switchnp: the text has no gap, expected <extra_id_0> where words are missing\n"
+    )
+
+
+def test_a_score_is_a_logarithm_for_each_word_and_their_sum():
+    done, facts = (run("score", NUMBERS, "say in German: 84", "vierundachtzig", *more) for more in ((), ("--json",)))
+
+    answer = json.loads(facts.stdout)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[-1][0] == "total"
+    assert float(lines[-1][1]) == pytest.approx(answer["score"], abs=1e-4)
+    assert [line[0] for line in lines[:-1]] == [word["token"] for word in answer["words"]]
+    assert sum(word["logprob"] for word in answer["words"]) == pytest.approx(answer["score"])
+
+
+def test_a_journal_of_another_job_is_not_continued(tmp_path):
+    first = run("generate", NUMBERS, "say in German: 84", "--resume", tmp_path / "poem")
+    (tmp_path / "poem").write_text("roses\n")
+    done = run("generate", NUMBERS, "say in German: 84", "--resume", tmp_path / "poem")
+
+    assert first.stdout == "vierundachtzig\n"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is not the journal of a job" in done.stderr
+    assert (tmp_path / "poem").read_text() == "roses\n"
 
 
 def test_convert_writes_a_model_that_info_reads(tmp_path):
@@ -210,7 +353,11 @@ def test_a_bad_file_is_one_sentence_and_status_1(command, kind, tmp_path):
         ["info"],
         ["info", NUMBERS, "--fast"],
         ["info", NUMBERS, "--ver"],
-        ["generate", NUMBERS],
+        ["generate", NUMBERS, "x", "--early-stopping", "soon"],
+        ["generate", NUMBERS, "x", "--temperature", "warm"],
+        ["generate", NUMBERS, "x", "--batch-size", "0"],
+        ["fill", NUMBERS],
+        ["score", NUMBERS, "x"],
         ["generate", NUMBERS, "x", "--max-new-tokens", "many"],
         ["generate", NUMBERS, "x", "--max-new-tokens", "0"],
         ["generate", NUMBERS, "x", "--routing", "random"],
@@ -372,7 +519,8 @@ def test_a_bug_is_one_sentence_too(monkeypatch, capsys):
 
 
 def test_help_does_not_wait_for_numpy():
-    code = "import sys; from switchnp.cli import _parser; _parser().format_help(); print('numpy' in sys.modules)"
+    imports = "import sys; from switchnp.cli import COMMANDS; from switchnp.arguments import parser"
+    code = f"{imports}; parser(COMMANDS, '0').format_help(); print('numpy' in sys.modules)"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 

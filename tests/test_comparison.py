@@ -26,7 +26,7 @@ def of(comparison, stack):
 def test_a_routing_compared_with_itself_differs_in_nothing():
     comparison = compare(small_model(), PAPER, replace(PAPER, name="again"), IDS)
 
-    assert comparison.choices == {}
+    assert comparison.settings == {}
     assert comparison.parted == ()
     assert (comparison.logits, comparison.gate_error, comparison.flips) == (0, 0, 0)
     assert "0 of " in str(comparison)
@@ -46,7 +46,7 @@ def test_the_tokens_that_one_routing_drops_are_named_with_their_expert_and_the_r
         expected = f"expert {token.a.experts[0]} is full under tight" if token.place in dropped else ""
         assert token.why == expected
         assert (token.moved > 1e-5) == (token.place in dropped)
-    assert comparison.choices["capacity"] == ("unlimited", 1)
+    assert comparison.settings["capacity"] == ("unlimited", 1)
     assert comparison.dropped[0] == 0
     assert comparison.dropped[1] >= len(dropped)
     assert comparison.logits > 1e-3
@@ -176,3 +176,47 @@ def test_seats_are_those_of_the_trace(router):
     slot_tn = a.slot_tn if router == "top k" else a.slot_t[:, None]
     assert [seat.slots for seat in found] == [tuple(slots) for slots in slot_tn.tolist()]
     assert [len(seat.kept) for seat in found] == (slot_tn >= 0).sum(axis=1).tolist()
+
+
+def test_ties_are_counted_in_the_second_and_flips_between_the_two():
+    model = small_model()
+    for stack in ("encoder", "decoder"):
+        wr_de = model.params[stack].blocks[1].switch.wr_de
+        wr_de[:, 1] = wr_de[:, 0]
+    alike = compare(model, PAPER, replace(PAPER, name="again"), IDS)
+    a = model.trace(IDS, decoder_input_ids=[0]).encoder.blocks[1].switch
+    first = compare(small_model(), PAPER, replace(PAPER, name="blind", position_bias="block 0"), IDS)
+
+    assert alike.flips == 0
+    assert alike.ties >= (a.p_te.argmax(axis=1) == 0).sum() > 0
+    there, back = (
+        small_model(routing).trace(IDS, decoder_input_ids=[0]) for routing in (PAPER, replace(PAPER, position_bias="block 0"))
+    )
+    flips = (there.encoder.blocks[1].switch.expert_t != back.encoder.blocks[1].switch.expert_t).sum()
+    assert first.flips >= flips
+    assert first.ties == 0
+
+
+def test_gates_that_differ_are_the_reason_where_nothing_else_does():
+    two = replace(PAPER, name="two", router="top k", choices=2, decoder_router="top 1", capacity="unlimited")
+    shared = replace(two, name="shared", router="gshard")
+
+    comparison = compare(small_model(), two, shared, IDS)
+
+    for token in of(comparison, "encoder"):
+        assert token.why == f"its gate is {token.b.gates[0]:.3f} instead of {token.a.gates[0]:.3f}"
+    assert comparison.gate_error == pytest.approx(
+        max(abs(x - y) for token in comparison.tokens for x, y in zip(token.a.gates, token.b.gates, strict=True))
+    )
+
+
+def test_an_expert_that_is_drawn_is_no_other_router():
+    drawing = replace(PAPER, name="drawing", eval_policy="sample", temperature=9.0)
+
+    comparison = compare(small_model(), PAPER, drawing, IDS)
+
+    elsewhere = [
+        token for token in of(comparison, "encoder") if token.a.experts != token.b.experts and token.a.kept and token.b.kept
+    ]
+    assert elsewhere
+    assert all("for an expert is drawn at random" in token.why or "is full" in token.why for token in elsewhere)

@@ -311,7 +311,7 @@ def test_bad_input_is_refused_in_one_sentence(message):
 
 @pytest.mark.parametrize("number", [0, -1, 2.5, True, "3"])
 def test_max_new_tokens_is_a_whole_number_of_one_or_more(number):
-    with pytest.raises(InputError, match="max_new_tokens is"):
+    with pytest.raises(SwitchError, match="max_new_tokens is"):
         small_model().generate([[5]], max_new_tokens=number)
 
 

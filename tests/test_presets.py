@@ -6,9 +6,10 @@ import json
 import pytest
 
 from switchnp import Routing
+from switchnp.catalogue import ORIGINS, SOURCES, table
 from switchnp.equations.capacity import CAPACITIES
 from switchnp.errors import ConfigError
-from switchnp.routing import CHOICES, ORIGINS, PRESETS, SOURCES, table
+from switchnp.routing import PRESETS, WORDS
 
 FIELDS = {field.name: field for field in dataclasses.fields(Routing)}
 
@@ -64,10 +65,35 @@ def test_a_decoder_that_would_see_the_future_is_refused_and_told_what_to_do(choi
     assert f"{value!r} would let the decoder see the future, expected decoder_{name}" in str(refusal.value)
     with pytest.raises(ConfigError, match="would let the decoder see the future"):
         Routing(**{f"decoder_{name}": value})
-    causal = CHOICES[name][0]
-    for fine in (Routing(**choice, **{f"decoder_{name}": causal}), Routing(**choice, capacity="unlimited")):
-        assert getattr(fine.of("encoder"), name) == value
+    causal = WORDS[name][0]
+    fine = [Routing(**choice, **{f"decoder_{name}": causal})]
+    if name == "router":
+        fine.append(Routing(**choice, capacity="unlimited"))
+    assert all(getattr(routing.of("encoder"), name) == value for routing in fine)
+    with pytest.raises(ConfigError, match="would let the decoder see the future"):
+        Routing(**choice, capacity=None)
     assert getattr(Routing(**choice, **{f"decoder_{name}": causal}).of("decoder"), name) == causal
+
+
+HALF = {"decoder_router": "top 1", "decoder_order": "first come"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"router": "top k", "eval_policy": "sample"}, "Routing.eval_policy is 'sample', which the router 'top k' passes over"),
+        ({"router": "hash", "train_policy": "sample"}, "Routing.train_policy is 'sample', which the router 'hash' passes over"),
+        ({"router": "gshard", "dropped": "identity"}, "Routing.dropped is 'identity', which the router 'gshard' passes over"),
+        ({"router": "top k", "dropped_counts": "expert 0"}, "Routing.dropped_counts is 'expert 0', which the router 'top k'"),
+        ({"router": "expert choice", "order": "by gate"}, "Routing.order is 'by gate', which the router 'expert choice'"),
+        ({"order": "random", "capacity": "unlimited"}, "Routing.order is 'random', which capacity 'unlimited' passes over"),
+    ],
+)
+def test_what_a_router_would_pass_over_is_refused(choice, message):
+    with pytest.raises(ConfigError) as refusal:
+        Routing(**HALF | choice)
+
+    assert message in str(refusal.value)
 
 
 @pytest.mark.parametrize("router", ["hash", "bias"])
@@ -99,7 +125,8 @@ def test_an_unknown_version_names_the_known_ones():
 
 
 def test_what_draws_at_random_says_so():
-    silent = [Routing.flaxformer().draws(True), Routing.paper().draws(False), Routing.huggingface().draws(False)]
+    calm = dataclasses.replace(Routing.paper(), jitter=0.0).draws(True)
+    silent = [Routing.flaxformer().draws(True), Routing.paper().draws(False), calm]
     drawing = {
         "policy 'input jitter'": Routing.paper().draws(True),
         "policy 'leaking jitter'": Routing.huggingface().draws(True),

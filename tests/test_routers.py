@@ -13,7 +13,7 @@ from switchnp import Routing, SwitchTransformer, equations, kernels, layers, net
 from switchnp.errors import ConfigError, InputError
 from switchnp.network import Row
 from switchnp.routers import ROUTERS, Mode
-from switchnp.routing import CHOICES
+from switchnp.routing import WORDS
 
 ENGINES = ["kernels", "equations"]
 IDS, SAID = [[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16]], [[0, 2, 3], [0, 4, 5]]
@@ -30,7 +30,7 @@ def a_switch(model, ids=IDS, **more):
 
 
 def test_every_router_that_may_be_asked_for_is_there():
-    assert tuple(ROUTERS) == CHOICES["router"]
+    assert tuple(ROUTERS) == WORDS["router"]
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -180,8 +180,8 @@ def row(B, T, real=None):
         ({"group": "everything"}, [12]),
         ({"group": "packed", "group_tokens": 5}, [5, 5, 2]),
         ({"group": "packed", "group_tokens": 50}, [12]),
-        ({"group": "mesh-tf", "group_tokens": 5}, [6, 6]),
-        ({"group": "mesh-tf", "group_tokens": 50}, [12]),
+        ({"group": "mesh-tf", "group_tokens": 5, "pads": "unseated"}, [6, 6]),
+        ({"group": "mesh-tf", "group_tokens": 50, "pads": "unseated"}, [12]),
         ({"group": "flaxformer", "group_tokens": 50, "pads": "zeroed"}, [3, 3, 3, 3]),
     ],
 )
@@ -271,7 +271,7 @@ def test_exploration_is_for_training_and_only_leaking_jitter_reaches_the_experts
     x_td = rng().normal(size=(6, 12)).astype(np.float32)
     config, ids = small_config(), row(1, 6)
     p = small_params(config).encoder.blocks[1].switch
-    for policy in CHOICES["train_policy"]:
+    for policy in WORDS["train_policy"]:
         routing = Routing(train_policy=policy, jitter=0.5, capacity="unlimited")
         groups = network.groups_of(engine, config, routing, ids)
 
@@ -375,3 +375,145 @@ def test_unlimited_capacity_lets_any_router_serve_a_decoder_for_nobody_waits():
 def test_the_error_of_a_decoder_that_sees_ahead_names_the_way_out():
     with pytest.raises(ConfigError, match="expected decoder_router 'top 1', 'hash' or 'bias'"):
         Routing(router="expert choice")
+
+
+# ---- what each stack, and each mode, has of its own ----
+
+
+def decoder_switch(model, **more):
+    """The arrays of the decoder's Switch layer."""
+    return model.trace(IDS, decoder_input_ids=SAID, **more).decoder.blocks[1].switch
+
+
+def test_a_decoder_has_the_router_that_is_named_for_it_and_the_encoder_its_own():
+    hashed, other = Routing(decoder_router="hash"), Routing(router="hash", decoder_router="top 1")
+
+    for routing, stacks in ((hashed, (False, True)), (other, (True, False))):
+        model = small_model(routing)
+        for a, is_hashed in zip((a_switch(model), decoder_switch(model)), stacks, strict=True):
+            assert (a.gate_t == 1).all() == is_hashed
+        balances = model(IDS, labels=SAID)
+        assert [balances.encoder_balance_loss == 0, balances.decoder_balance_loss == 0] == list(stacks)
+        assert [balances.encoder_z_loss == 0, balances.decoder_z_loss == 0] == list(stacks)
+    np.testing.assert_array_equal(decoder_switch(small_model(hashed)).expert_t, equations.hashed_expert(np.ravel(SAID), 4))
+
+
+def test_what_is_for_training_stays_there_though_there_is_a_generator():
+    for routing in (encoder_only(router="gshard", capacity="unlimited"), Routing(train_policy="logit jitter", jitter=0.5)):
+        model = small_model(routing)
+
+        with_rng, without = (model(IDS, labels=SAID, rng=each) for each in (rng(), None))
+
+        np.testing.assert_array_equal(with_rng.logits, without.logits)
+
+
+def test_a_training_trace_answers_as_in_evaluation_and_needs_a_generator_if_that_draws():
+    model = small_model(Routing(eval_policy="sample"))
+
+    with pytest.raises(InputError, match="policy 'sample'"):
+        model.trace(IDS, training=True)
+    jittered = small_model(Routing(train_policy="input jitter", jitter=0.9))
+    spoken = jittered.generate(IDS)
+    assert jittered.trace(IDS, training=True, rng=rng()).decoder.ids_t[: spoken.shape[1] - 1].tolist() == spoken[0, :-1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("policy", "amounts"), [("input dropout", ("input_dropout", 0.0, 0.5)), ("logit jitter", ("jitter", 0.0, 0.9))]
+)
+def test_the_amount_of_exploration_is_the_routings(policy, amounts):
+    name, none, much = amounts
+    calm, wild = (small_model(Routing(train_policy=policy, **{name: amount})) for amount in (none, much))
+
+    h_te = a_switch(calm).h_te
+    heard = [a_switch(model, training=True, rng=rng()).h_te for model in (calm, wild)]
+
+    shift_te = heard[0] - h_te
+    np.testing.assert_allclose(shift_te - shift_te.mean(axis=1, keepdims=True), 0, atol=1e-5)
+    assert np.abs(heard[1] - h_te - shift_te).max() > 0.3
+
+
+def test_gshard_takes_two_experts_and_counts_the_first_in_its_loss():
+    model = small_model(encoder_only(router="gshard", choices=3, capacity="unlimited"))
+
+    a, out = a_switch(model), model(IDS, labels=SAID)
+
+    assert a.expert_tn.shape[1] == 2
+    assert out.encoder_balance_loss == pytest.approx(float(equations.load_balance(a.p_te, a.expert_tn[:, 0])))
+
+
+def test_each_router_counts_its_choices_as_its_paper_does():
+    for router, choices, weights in (("top k", 2, (1, 1)), ("no token left behind", 2, (0.5, 0.5)), ("bias", 2, ())):
+        model = small_model(encoder_only(router=router, choices=choices), router_bias=True)
+        a = a_switch(model)
+
+        expected = sum(weight * equations.load_balance(a.p_te, a.expert_tn[:, n]) for n, weight in enumerate(weights))
+
+        assert model(IDS, labels=SAID).encoder_balance_loss == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize(("loss_pads", "power"), [("counted", None), ("left out", 0), ("zeroed", 2), ("weighted", None)])
+def test_padding_counts_in_the_losses_as_the_routing_says(loss_pads, power):
+    model = small_model(Routing(pads="routed", loss_pads=loss_pads, loss_tokens="sequence", capacity="unlimited"))
+    ids, mask = [[5, 6, 7, 0], [8, 9, 0, 0], [0, 0, 0, 0]], np.array([[1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
+
+    a = model.trace(ids, mask, [[0]] * 3).encoder.blocks[1].switch
+    out = model(ids, mask, [[0]] * 3)
+
+    each = []
+    for b in range(3):
+        s, real_t = slice(4 * b, 4 * b + 4), mask[b] > 0
+        share = real_t.mean()
+        if power is None:
+            each.append(equations.load_balance(a.p_te[s], a.expert_t[s]) * (share if loss_pads == "weighted" else 1))
+        elif real_t.any():
+            each.append(equations.load_balance(a.p_te[s][real_t], a.expert_t[s][real_t]) * share**power)
+        elif power:
+            each.append(0.0)
+    assert out.encoder_balance_loss == pytest.approx(np.mean(each), rel=1e-5)
+    h_te = np.where(mask.ravel()[:, None] > 0, a.h_te, 0) if loss_pads == "zeroed" else a.h_te
+    h_te = h_te[mask.ravel() > 0] if loss_pads in ("left out", "weighted") else h_te
+    assert out.encoder_z_loss == pytest.approx(float(equations.router_z(h_te)), rel=1e-5)
+
+
+def test_an_exact_capacity_seats_its_last_part_too():
+    config, routing = small_config(num_experts=4), Routing(capacity="exact", eval_capacity_factor=1.0)
+
+    assert layers.capacity(equations, config, routing, 10) == 3
+
+
+def test_queues_of_several_groups_lie_without_gaps_and_hold_every_choice():
+    a = a_switch(small_model(encoder_only(router="top k", choices=2, capacity=2)))
+
+    kept_tn = a.slot_tn >= 0
+    assert a.x_ecd.shape[1] == np.bincount(a.expert_tn[kept_tn]).max()
+    for t, n in np.argwhere(kept_tn):
+        np.testing.assert_array_equal(a.x_ecd[a.expert_tn[t, n], a.row_slot_tn[t, n]], a.n_td[t])
+
+
+def test_unseated_padding_gets_nothing_where_others_pass_as_identity():
+    a = a_switch(
+        small_model(Routing(pads="unseated", dropped="identity", capacity=1)), [[5, 6, 7, 0]], attention_mask=[[1, 1, 1, 0]]
+    )
+
+    assert (a.y_td[3] == 0).all()
+    assert (a.slot_t[:3] < 0).any()
+    for t in np.flatnonzero(a.slot_t[:3] < 0):
+        np.testing.assert_allclose(a.y_td[t], a.gate_t[t] * a.n_td[t], rtol=1e-6)
+
+
+def test_unseated_padding_is_taken_by_no_expert():
+    routing = replace(encoder_only(router="expert choice", capacity=3), pads="unseated")
+
+    a = a_switch(small_model(routing), [[5, 6, 0, 0]], attention_mask=[[1, 1, 0, 0]])
+
+    assert (a.slot_tn[2:] == -1).all()
+    assert (a.slot_tn[:2] >= 0).all()
+
+
+@pytest.mark.parametrize("group", ["everything", "packed"])
+def test_a_row_without_tokens_has_groups_without_tokens(group):
+    routing = Routing(group=group, group_tokens=4 if group == "packed" else None)
+
+    out = small_model(routing)([[0, 0]], [[0, 0]], [[0, 3]])
+
+    assert np.isfinite(out.logits).all()

@@ -22,6 +22,7 @@ from ..errors import ConfigError, FileError, SwitchWarning, WeightsError
 from ..files import as_path, shown, writable
 from ..params import blueprint
 from ..routing import Routing
+from ..search import GenerationConfig
 from ..tokenizer import Tokenizer
 from .folder import Tensors, open_tensors, read_json
 from .renames import SURPLUS, VARIANTS, is_stacked, tensor_names, tensor_shapes, turned
@@ -68,6 +69,7 @@ def convert(
         dtype=dtype,
         tokenizer=_spiece(folder, tokenizer, planned.config),
         provenance=_provenance(folder),
+        generation=_generation(folder),
         force=force,
     )
 
@@ -102,6 +104,18 @@ def architecture(tensors: Tensors, config: Config) -> Config:
         _warn("dense_act_fn is gelu in a gated model; taken for its tanh form, gelu_new, as T5's gated layers have it")
         found["dense_act_fn"] = "gelu_new"
     return replace(config, **found)
+
+
+def _generation(folder: Path) -> GenerationConfig:
+    """How the folder's answers are searched for; what cannot be done is a SwitchWarning."""
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return GenerationConfig()
+    try:
+        return GenerationConfig.from_huggingface(read_json(path))
+    except ConfigError as error:
+        _warn(f"generation_config.json is passed over: {error}")
+        return GenerationConfig()
 
 
 def _config(folder: Path) -> Config:

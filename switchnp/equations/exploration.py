@@ -12,9 +12,10 @@ def input_jitter(x_td, eps, rng):
 
     The experts see x. (In float32 transformers show them the jittered x too: `Routing`'s "leaking jitter".)
 
-    Source: Switch, appendix C; mesh-tf's input_jitter. E11.
+    Source: Switch, appendix C; mesh-tf's input_jitter. E11; in the router's precision (§2.4).
     """
-    return x_td * rng.uniform(1 - eps, 1 + eps, x_td.shape).astype(x_td.dtype)
+    dtype = np.promote_types(x_td.dtype, np.float32)
+    return np.multiply(x_td, rng.uniform(1 - eps, 1 + eps, x_td.shape).astype(dtype), dtype=dtype)
 
 
 def logit_jitter(h_te, eps, rng):
@@ -35,7 +36,8 @@ def input_dropout(x_td, rate, rng):
     Source: Switch, appendix C; mesh-tf's input_dropout.
     """
     seen_td = rng.uniform(0, 1, x_td.shape) < 1 - rate
-    return np.where(seen_td, x_td / x_td.dtype.type(1 - rate), x_td.dtype.type(0))
+    dtype = np.promote_types(x_td.dtype, np.float32)
+    return np.where(seen_td, np.divide(x_td, dtype.type(1 - rate), dtype=dtype), dtype.type(0))
 
 
 def sampled_expert(h_te, temperature, rng):

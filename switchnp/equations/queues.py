@@ -10,7 +10,7 @@ __all__ = ["expert_choice_slots", "left_behind_slots", "queue_slots", "surest_fi
 def surest_first(gate_t):
     """The order of batch-prioritised routing: who is surest of their expert comes first, equals as they stand.
 
-        order = argsort(-p_max)
+        order = argsort(-p_max),    p_max each token's (first) gate
 
     Needs no parameter, and drops the tokens that care least; not causal, for who comes later may be surer.
 

@@ -206,6 +206,20 @@ def test_every_token_of_every_layer_goes_where_flaxformer_sent_it(name, training
     assert compared == len(model.config.sparse_encoder_layers + model.config.sparse_decoder_layers)
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_selective_precision_is_as_far_off_as_flaxformers_own_bfloat16(name):
+    """A few choices flip, so medians are compared: how far each is from float32, and how far they are apart."""
+    model, arrays = loaded(name, engine="equations")
+    narrow = SwitchTransformer(model.config, model.params, replace(model.routing, precision="selective"), engine="equations")
+    words = arrays["batch/decoder_target_tokens"] > 0
+
+    ours, theirs = narrow(**given(arrays)).logits[words], arrays["logits_eval_bf16"][words]
+
+    off, their_off = (np.median(np.abs(logits - arrays["logits_eval"][words])) for logits in (ours, theirs))
+    assert their_off / 2 < off < 2 * their_off
+    assert np.median(np.abs(ours - theirs)) < 2 * their_off
+
+
 @pytest.mark.parametrize("engine", [equations, kernels], ids=["equations", "kernels"])
 def test_a_scanned_model_with_a_table_of_distances_in_every_block_says_what_flaxformer_said(engine):
     """No released model is one, and no Config makes one: here each block has its own bias, by the layers alone."""

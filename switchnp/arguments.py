@@ -1,0 +1,198 @@
+"""What the command line understands."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from .errors import SwitchError
+from .search import RANGES, GenerationConfig
+
+__all__ = ["parser", "search_settings"]
+
+Command = Callable[[argparse.Namespace], str]
+_HELP = {
+    "max_new_tokens": "stop after N tokens",
+    "min_new_tokens": "no end before N tokens",
+    "num_beams": "keep N answers at a time",
+    "length_penalty": "of beams: above 0 favours long answers",
+    "early_stopping": "when beams may stop",
+    "num_return_sequences": "N answers to a prompt, between tabs",
+    "do_sample": "draw words at random",
+    "temperature": "below 1 likely words become likelier",
+    "top_k": "draw from the N likeliest words",
+    "top_p": "draw from the likeliest words with this probability",
+    "min_p": "draw from words so many times as likely as the likeliest",
+    "typical_p": "draw from the most typical words with this probability",
+    "repetition_penalty": "above 1 makes what was said less likely",
+    "no_repeat_ngram_size": "say no N words twice",
+    "bad_words": "what must not be said; may be given again",
+    "prefix": "how every answer begins",
+    "stop": "a text that ends an answer; may be given again",
+    "seed": "of sampling, and of what a routing draws",
+}
+
+
+def parser(commands: Mapping[str, Command], version: str) -> argparse.ArgumentParser:
+    """The parser of these commands by name; a command's docstring is its help."""
+    whole = argparse.ArgumentParser(
+        prog="switchnp", allow_abbrev=False, description="Switch Transformers in NumPy, Numba and HDF5."
+    )
+    whole.add_argument("--version", action="version", version=f"switchnp {version}")
+    below = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, (example, options) in _COMMANDS.items():
+        about = commands[name].__doc__
+        command = below.add_parser(name, allow_abbrev=False, help=about, description=about, epilog=f"example: {example}")
+        command.set_defaults(command=commands[name])
+        command.add_argument("--json", action="store_true", help="answer in JSON")
+        options(command)
+    return whole
+
+
+def search_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `generate` that were given."""
+    given = {field.name: getattr(options, field.name) for field in fields(GenerationConfig)}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _info(command: argparse.ArgumentParser) -> None:
+    _file(command)
+    command.add_argument("--verify", action="store_true", help="read every weight too, and check its sha256")
+
+
+def _generate(command: argparse.ArgumentParser) -> None:
+    _file(command)
+    command.add_argument("prompts", nargs="*", metavar="prompt", help="texts to answer (default: the lines of stdin)")
+    for field in fields(GenerationConfig):
+        name, about = f"--{field.name.replace('_', '-')}", f"{_HELP[field.name]} (default: the model's own)"
+        kind = _KINDS[str(field.type)]
+        command.add_argument(name, help=about, **kind | {"type": _ranged(field.name, kind["type"])} if "type" in kind else kind)
+    command.add_argument("--stream", action="store_true", help="show each answer as it is said")
+    command.add_argument("--batch-size", type=_count, default=8, metavar="N", help="answer N prompts at a time (default 8)")
+    command.add_argument("--resume", metavar="FILE", help="keep answers in FILE till all are said; the same command then goes on")
+    _engine(command)
+
+
+def _fill(command: argparse.ArgumentParser) -> None:
+    _file(command)
+    command.add_argument("text", help="with <extra_id_0>, <extra_id_1>, ... where words are missing")
+    command.add_argument("--candidates", type=_count, default=5, metavar="N", help="show N of each gap (default 5)")
+    command.add_argument("--max-new-tokens", type=_count, default=32, metavar="N", help="of a gap (default 32)")
+    _engine(command)
+    _seed(command)
+
+
+def _score(command: argparse.ArgumentParser) -> None:
+    _file(command)
+    command.add_argument("prompt")
+    command.add_argument("answer")
+    _engine(command)
+    _seed(command)
+
+
+def _convert(command: argparse.ArgumentParser) -> None:
+    command.add_argument("source", help="a Hugging Face folder: config.json, weights, spiece.model")
+    command.add_argument("target", help="the HDF5 file to write")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="on disk (default float32)")
+    command.add_argument("--tokenizer", metavar="FILE", help="a SentencePiece model instead of the folder's spiece.model")
+    command.add_argument("--force", action="store_true", help="overwrite the target")
+
+
+def _trace(command: argparse.ArgumentParser) -> None:
+    _file(command)
+    command.add_argument("text", help="the encoder's text; the decoder is given the greedy answer")
+    _engine(command)
+    _seed(command)
+
+
+def _routing(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--compare", nargs=4, metavar=("A", "B", "FILE", "TEXT"), help="two presets, each with changes as ',field=value' if any"
+    )
+    _seed(command)
+
+
+def _file(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", help="a switchnp HDF5 file")
+
+
+def _engine(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--routing", type=_preset, metavar="NAME", help="instead of the file's own: a preset, and changes as ',field=value'"
+    )
+    command.add_argument("--engine", choices=("kernels", "equations"), help="Numba (the default) or NumPy")
+
+
+def _seed(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--seed", type=_whole, default=0, help="of what a routing draws at random (default 0)")
+
+
+def _preset(text: str) -> Any:
+    from .routing import Routing
+
+    try:
+        return Routing.named(text)
+    except SwitchError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _whole(text: str) -> int:
+    if not (text.isdecimal() and text.isascii() and len(text) < 1000):
+        raise argparse.ArgumentTypeError(f"it is {text!a:.80}, expected a whole number of 0 or more")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not _whole(text):
+        raise argparse.ArgumentTypeError("it is 0, expected a whole number of 1 or more")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"it is {text!a:.80}, expected a number") from None
+
+
+def _ranged(name: str, read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """What `read` makes of a text, if the argument of this name may be that."""
+    fits, wanted = RANGES.get(name, (lambda _: True, ""))
+
+    def ranged(text: str) -> Any:
+        value = read(text)
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"it is {text!a:.80}, expected {wanted}")
+        return value
+
+    return ranged
+
+
+def _stopping(text: str) -> bool | str:
+    words: dict[str, bool | str] = {"true": True, "false": False, "never": "never"}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"it is {text!a:.80}, expected true, false or never")
+    return words[text.lower()]
+
+
+_KINDS: dict[str, dict[str, Any]] = {
+    "int": {"type": _whole, "metavar": "N"},
+    "float": {"type": _number, "metavar": "X"},
+    "bool": {"action": "store_true", "default": None},
+    "bool | str": {"type": _stopping, "metavar": "true|false|never"},
+    "str | tuple[int, ...]": {"metavar": "TEXT"},
+    "Words": {"action": "append", "metavar": "TEXT"},
+    "Texts": {"action": "append", "metavar": "TEXT"},
+}
+_NUMBERS = "weights/switch-numbers.h5"
+_COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "info": (f"switchnp info {_NUMBERS}", _info),
+    "generate": (f'switchnp generate {_NUMBERS} "say in French: 1984" --num-beams 4', _generate),
+    "fill": ('switchnp fill base-8.h5 "A <extra_id_0> walks into a bar and orders a <extra_id_1>."', _fill),
+    "score": (f'switchnp score {_NUMBERS} "say in French: 84" "quatre-vingt-quatre"', _score),
+    "convert": ("switchnp convert switch-base-8/ base-8.h5 --dtype bfloat16", _convert),
+    "trace": (f'switchnp trace {_NUMBERS} "say in French: 1984"', _trace),
+    "routing": (f'switchnp routing --compare huggingface paper,capacity=1 {_NUMBERS} "say in French: 1984"', _routing),
+}

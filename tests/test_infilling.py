@@ -1,0 +1,99 @@
+"""Gaps that are filled: which words, how probable, and what is no gap."""
+
+import math
+
+import numpy as np
+import pytest
+from references import ROOT
+
+import switchnp
+from switchnp.errors import ConfigError, InputError, TokenizerError
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    """A model that knows no gaps; what it puts there is nonsense, with the right probabilities."""
+    return switchnp.load(ROOT / "weights/switch-numbers.h5")
+
+
+TEXT = "say in <extra_id_0>: 19<extra_id_1>"
+
+
+def test_each_gap_holds_its_likeliest_candidate_and_the_text_around_it_stays(numbers):
+    filled = numbers.fill(TEXT)
+
+    (first, second), (one, two) = filled.gaps, (gap.candidates[0][0] for gap in filled.gaps)
+    assert (first.sentinel, second.sentinel) == ("<extra_id_0>", "<extra_id_1>")
+    assert filled.text == f"say in {one}: 19{two}"
+
+
+def test_candidates_come_likeliest_first_and_share_out_at_most_one(numbers):
+    for gap in numbers.fill(TEXT, candidates=4).gaps:
+        probabilities = [probability for _, probability in gap.candidates]
+        assert 1 <= len(probabilities) <= 4
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert 0 < sum(probabilities) <= 1 + 1e-6
+        assert len({text for text, _ in gap.candidates}) == len(gap.candidates)
+
+
+def test_a_candidates_probability_is_that_of_its_words_and_an_end(numbers):
+    """Every end that may follow the words is tried; beams may have missed some of them, and found at least one."""
+    filled = numbers.fill("say in <extra_id_0>: 84", candidates=3, max_new_tokens=3)
+    prompt = "say in <extra_id_0>: 84"
+    sentinel = numbers.tokenizer.encode("<extra_id_0>")[0]
+    ends = [1, *range(numbers.tokenizer.vocab_size - 100, numbers.tokenizer.vocab_size)]
+    prompts = [numbers.tokenizer.encode(prompt)]
+
+    for text, probability in filled.gaps[0].candidates:
+        words = numbers.tokenizer.encode(text)[:-1] if text else []
+        told = numbers.score(prompts * len(ends), [[sentinel, *words, end] for end in ends])
+        after = [math.exp(answer.score - answer.logprobs[0]) for answer in told]
+        assert probability <= sum(after) * (1 + 1e-3) + 1e-6 or len(words) != 3
+        assert probability >= 0
+
+
+def test_a_gap_is_filled_given_what_fills_the_gaps_before(numbers):
+    both, alone = numbers.fill(TEXT), numbers.fill("say in <extra_id_0>: 19<extra_id_1>", candidates=2)
+
+    assert both.gaps[0].candidates[0][0] == alone.gaps[0].candidates[0][0]
+    assert numbers.fill(TEXT).gaps == both.gaps
+
+
+def test_gaps_are_filled_in_the_order_in_which_they_stand(numbers):
+    filled = numbers.fill("<extra_id_3> and <extra_id_1>", candidates=1)
+
+    assert [gap.sentinel for gap in filled.gaps] == ["<extra_id_3>", "<extra_id_1>"]
+    assert all(len(gap.candidates) == 1 for gap in filled.gaps)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("no gap", "the text has no gap, expected <extra_id_0>"),
+        ("<extra_id_100>", "the text has no gap"),
+        ("<extra_id_0> and <extra_id_0>", "the text has the gap <extra_id_0> more than once"),
+    ],
+)
+def test_a_text_without_proper_gaps_is_refused(numbers, text, message):
+    with pytest.raises(InputError, match=message):
+        numbers.fill(text)
+
+
+def test_numbers_out_of_range_are_refused(numbers):
+    with pytest.raises(InputError, match="candidates is 0, expected a whole number from 1 to 100"):
+        numbers.fill(TEXT, candidates=0)
+    with pytest.raises(ConfigError, match="max_new_tokens is 0"):
+        numbers.fill(TEXT, max_new_tokens=0)
+
+
+def test_a_model_without_a_tokenizer_fills_nothing():
+    from small import small_model
+
+    with pytest.raises(TokenizerError):
+        small_model().fill("<extra_id_0>")
+
+
+def test_a_gap_at_the_limit_is_filled_with_what_there_is(numbers):
+    filled = numbers.fill("say in <extra_id_0>: 84", candidates=2, max_new_tokens=1)
+
+    assert all(np.isfinite(probability) for _, probability in filled.gaps[0].candidates)
