@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from .errors import SwitchError
 from .search import RANGES, GenerationConfig
 
-__all__ = ["parser", "search_settings"]
+__all__ = ["parsed", "parser", "search_settings"]
 
 Command = Callable[[argparse.Namespace], str]
 _HELP = {
@@ -49,6 +49,18 @@ def parser(commands: Mapping[str, Command], version: str) -> argparse.ArgumentPa
         command.add_argument("--json", action="store_true", help="answer in JSON")
         options(command)
     return whole
+
+
+def parsed(commands: Mapping[str, Command], version: str, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What these arguments ask for; prompts may stand behind options too."""
+    whole = parser(commands, version)
+    options, rest = whole.parse_known_args(arguments)
+    strange = [word for word in rest if word.startswith("-") or not hasattr(options, "prompts")]
+    if strange:
+        whole.error(f"unrecognized arguments: {' '.join(strange)}")
+    if rest:
+        options.prompts = [*options.prompts, *rest]
+    return options
 
 
 def search_settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -11,12 +11,12 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from . import __version__
-from .arguments import parser, search_settings
+from .arguments import parsed, search_settings
 from .errors import FileError, InputError, SwitchError
 from .files import shown
 
@@ -29,12 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        options = parser(COMMANDS, __version__).parse_args(arguments)
+        options = parsed(COMMANDS, __version__, arguments)
         with warnings.catch_warnings(), _terminated_cleanly():
             warnings.showwarning = _one_line_warnings()
             answer = options.command(options)
         if answer:
             _say(answer)
+    except _NobodyListens:
+        return 0
     except KeyboardInterrupt:
         return _explained("interrupted", 130)
     except Exception as error:
@@ -63,6 +65,8 @@ def generate(options: argparse.Namespace) -> str:
     model = _load(options)
     config = model.generation.changed(settings)
     if options.stream:
+        if config.num_return_sequences > 1:
+            raise InputError("--stream is given with several answers to a prompt, expected one")
         return _streamed(model, prompts, settings, options)
     batches = [prompts[n : n + options.batch_size] for n in range(0, len(prompts), options.batch_size)]
     answers: list[Any] = []
@@ -70,6 +74,7 @@ def generate(options: argparse.Namespace) -> str:
         for n, batch in enumerate(batches):
             if n >= len(journal.entries):
                 journal.append(model.generate(batch, rng=_rng(options), **settings))
+            _check_entry(journal.entries[n], len(batch), config.num_return_sequences)
             answers += journal.entries[n]
             if not options.json:
                 _say("\n".join(map(_line, journal.entries[n])))
@@ -114,7 +119,9 @@ def _streamed(model: Any, prompts: list[str], settings: dict[str, Any], options:
 def _lines_of_stdin() -> list[str]:
     try:
         lines = sys.stdin.buffer.read().decode("utf-8").split("\n")
-    except (OSError, ValueError, AttributeError) as error:
+    except AttributeError:
+        raise FileError("stdin is closed, expected prompts on it or as arguments") from None
+    except (OSError, ValueError) as error:
         raise FileError(f"stdin cannot be read as text: {error}") from None
     lines = [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
     if not lines:
@@ -135,11 +142,36 @@ def _journal(options: argparse.Namespace, prompts: list[str], config: Any) -> It
     from . import weights
     from .journal import Journal
 
+    _check_apart(options.resume)
     header, arrays = weights.read_header(options.file)
+    model = [header.config.to_json(), hashlib.sha256(header.tokenizer or b"").hexdigest(), [a.sha256 for a in arrays]]
     routing = (options.routing or header.routing).to_json()
-    said = [prompts, config.to_json(), routing, options.engine, options.batch_size, options.seed, [a.sha256 for a in arrays]]
+    said = [__version__, prompts, config.to_json(), routing, options.engine, options.batch_size, options.seed, model]
     with Journal(options.resume, hashlib.sha256(json.dumps(said).encode()).hexdigest()) as journal:
         yield journal
+
+
+def _check_apart(journal: str) -> None:
+    """Refuse a journal that cannot be kept apart from the answers."""
+    if sys.stdout is None:
+        raise FileError("stdout is closed, expected a place for the answers with --resume")
+    same = False
+    with suppress(OSError, ValueError):
+        same = os.path.samestat(os.stat(journal), os.fstat(sys.stdout.fileno()))
+    if same:
+        raise FileError(f"{shown(journal)} is where the answers go, expected another file for --resume")
+
+
+def _check_entry(entry: Any, prompts: int, count: int) -> None:
+    """Raise FileError unless a journal's entry is the answers to so many prompts."""
+    one = isinstance(entry, list) and len(entry) == prompts
+    texts = [text for answer in entry for text in ([answer] if count == 1 else answer)] if one else [None]
+    if not all(isinstance(text, str) for text in texts) or len(texts) != prompts * count:
+        raise FileError("the journal has an entry that is not the answers of its prompts, expected one that this command wrote")
+
+
+class _NobodyListens(Exception):
+    """Whoever read the answers has gone."""
 
 
 class _Memory:
@@ -317,6 +349,7 @@ def _say(answer: str, end: str = "\n") -> None:
         print(answer, end=end, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise _NobodyListens from None
     except OSError as error:
         raise FileError(f"the answer cannot be written: {error.strerror}") from None
 

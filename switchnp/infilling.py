@@ -13,10 +13,11 @@ from .errors import InputError
 from .generation import Task, Voices
 from .generation.beams import beam_search
 from .network import Row
+from .records import whole
 from .search import GenerationConfig
 from .tokenizer import SENTINELS, Tokenizer
 
-__all__ = ["Filled", "Gap", "fill"]
+__all__ = ["Filled", "Gap", "beams_for", "fill"]
 
 _SENTINEL = re.compile(r"<extra_id_([1-9]?[0-9])>")
 
@@ -46,21 +47,26 @@ def sentinels(text: str) -> list[str]:
     return found
 
 
-def fill(setup: Any, tokenizer: Tokenizer, row: Row, text: str, candidates: int, max_new_tokens: int, mode: Any) -> Filled:
+def beams_for(candidates: int, max_new_tokens: int) -> GenerationConfig:
+    """The search that finds so many candidates; raises InputError or ConfigError."""
+    if not whole(candidates) or not 1 <= candidates <= 100:
+        raise InputError(f"candidates is {candidates!a:.80}, expected a whole number from 1 to 100")
+    beams = max(2, candidates)
+    return GenerationConfig(num_beams=beams, num_return_sequences=beams, length_penalty=0.0, max_new_tokens=max_new_tokens)
+
+
+def fill(setup: Any, tokenizer: Tokenizer, row: Row, text: str, search: GenerationConfig, candidates: int, mode: Any) -> Filled:
     """Each gap in turn: beams over what follows its sentinel, until the next sentinel or the end.
 
     A candidate's probability is that of its words and of an end behind them, whichever end that is.
 
     setup   (ops, config, routing, params)
     row     the text's ids
+    search  what `beams_for` says
     """
-    if not 1 <= candidates <= 100:
-        raise InputError(f"candidates is {candidates}, expected a whole number from 1 to 100")
     ops, config, routing, params = setup
     first = tokenizer.vocab_size - SENTINELS
     ends = (config.eos_token_id, *range(first, tokenizer.vocab_size))
-    beams = max(2, candidates)
-    search = GenerationConfig(num_beams=beams, num_return_sequences=beams, length_penalty=0.0, max_new_tokens=max_new_tokens)
     voices = Voices(ops, config, routing, params, row, True, mode)
     said: list[int] = [config.decoder_start_token_id]
     gaps: list[Gap] = []

@@ -29,7 +29,7 @@ class Journal:
         try:
             self.entries: list[Any] = self._begun(job)
             if os.fstat(self._descriptor).st_size == 0:
-                self.append({"switchnp job": job})
+                self.append(json.loads(_header(job)))
                 self.entries.clear()
         except BaseException:
             os.close(self._descriptor)
@@ -58,13 +58,16 @@ class Journal:
     def _begun(self, job: str) -> list[Any]:
         if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
             raise FileError(f"{shown(self._path)} is not a regular file")
-        if not locked(self._descriptor):
+        with writable(self._path):
+            mine = locked(self._descriptor) and os.path.samestat(os.stat(self._path), os.fstat(self._descriptor))
+        if not mine:
             raise FileError(f"{shown(self._path)} is in use by another run")
         with readable(self._path), os.fdopen(os.dup(self._descriptor), "rb") as file:
             raw = file.read()
         whole = raw[: raw.rfind(b"\n") + 1]
         lines = self._parsed(whole)
-        if raw and (not lines or lines[0] != {"switchnp job": job}):
+        cut = not whole and _header(job).startswith(raw)
+        if raw and not cut and (not lines or lines[0] != {"switchnp job": job}):
             raise FileError(f"{shown(self._path)} is of another job: other prompts, settings or weights")
         with writable(self._path):
             os.ftruncate(self._descriptor, len(whole))
@@ -74,5 +77,9 @@ class Journal:
     def _parsed(self, whole: bytes) -> list[Any]:
         try:
             return [json.loads(line) for line in whole.splitlines()]
-        except ValueError:
+        except (ValueError, RecursionError):
             raise FileError(f"{shown(self._path)} is not the journal of a job") from None
+
+
+def _header(job: str) -> bytes:
+    return json.dumps({"switchnp job": job}).encode()

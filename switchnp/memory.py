@@ -15,9 +15,9 @@ __all__ = ["check", "free", "needed"]
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def check(config: Config, row: Row, words: int, voices: int, itemsize: int) -> None:
+def check(config: Config, row: Row, words: int, voices: int, itemsize: int, engine: str) -> None:
     """Raise InputError with both figures where a pass over these prompts, or answers of so many words, cannot fit."""
-    wanted, there = needed(config, row, words, voices, itemsize), free()
+    wanted, there = needed(config, row, words, voices, itemsize, engine), free()
     if there is not None and wanted > there:
         longest = max((span.stop - span.start for span in row.spans), default=0)
         what = f"{row.sentences} sentences of up to {longest} tokens"
@@ -25,10 +25,11 @@ def check(config: Config, row: Row, words: int, voices: int, itemsize: int) -> N
         raise InputError(f"{what} need about {_gigabytes(wanted)} of memory, but {_gigabytes(there)} are free")
 
 
-def needed(config: Config, row: Row, words: int, voices: int, itemsize: int) -> int:
+def needed(config: Config, row: Row, words: int, voices: int, itemsize: int, engine: str = "kernels") -> int:
     """About how many bytes the largest moment of a pass takes beyond the weights; within a factor of two.
 
-    Attention over a sentence of T tokens holds a handful of (H, T, T); sentences of one length share their bias.
+    Attention over a sentence of T tokens holds its bias (H, T, T), which sentences of one length share, and its scores: one more
+    with the kernels, three with the equations. Answers are counted with all the words that they may have.
 
     words       of an answer
     voices      answers at a time
@@ -37,9 +38,9 @@ def needed(config: Config, row: Row, words: int, voices: int, itemsize: int) -> 
     lengths = [span.stop - span.start for span in row.spans]
     longest, H, HK = max(lengths, default=0), config.num_heads, config.num_heads * config.d_kv
     biases = sum(T * T for T in set(lengths)) * (H * itemsize + 8)
-    scores = 4 * longest * longest * H * itemsize + 32 * longest * longest
+    scores = longest * longest * max(H * itemsize * (3 if engine == "equations" else 1), 32)
     stream = sum(lengths) * itemsize * (8 * config.d_model + 4 * HK + 2 * config.d_ff)
-    caches = voices * config.num_decoder_layers * 2 * (words + longest) * HK * itemsize
+    caches = voices * config.num_decoder_layers * 2 * (2 * words + longest) * HK * itemsize
     head = voices * config.vocab_size * itemsize * 6
     return int(max(biases + scores + stream, caches + head + stream))
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from . import generation, memory, network, objective, weights
 from .bfloat16 import simulated
 from .config import Config
 from .errors import InputError, ShapeError, TokenizerError
-from .infilling import Filled, fill
+from .infilling import Filled, beams_for, fill
 from .network import Row
 from .padding import Batch, Edge, targets_of
 from .params import check_shapes
@@ -72,6 +73,8 @@ class SwitchTransformer:
         generation: GenerationConfig | None = None,
     ) -> None:
         _check_choices(routing, engine)
+        if not isinstance(generation, (GenerationConfig, NoneType)):
+            raise InputError(f"generation is {generation!a:.80}, expected a switchnp.GenerationConfig")
         check_shapes(params, config)
         _check_dtypes(params)
         if tokenizer is not None:
@@ -82,7 +85,7 @@ class SwitchTransformer:
         self.tokenizer = tokenizer
         self.engine = engine
         self.provenance = dict(provenance or {})
-        self.generation = generation or GenerationConfig()
+        self.generation = GenerationConfig() if generation is None else generation
         _check_fit(self.routing, config, engine, params)
 
     @property
@@ -103,8 +106,7 @@ class SwitchTransformer:
         return Edge(self.config, self.routing.pads != "removed")
 
     def _mode(self, training: bool, rng: np.random.Generator | None) -> Mode:
-        if not isinstance(training, (bool, np.bool_)):
-            raise InputError(f"training is {training!a:.80}, expected True or False")
+        _check_switches(training=training)
         draws = self.routing.draws(bool(training))
         if rng is not None and not isinstance(rng, np.random.Generator):
             raise InputError(f"rng is {rng!r}, expected a generator such as np.random.default_rng(seed)")
@@ -185,24 +187,27 @@ class SwitchTransformer:
         Raises InputError or ConfigError for arguments that are none, contradict each other or leave no word to say.
         """
         given = settings if max_new_tokens is None else settings | {"max_new_tokens": max_new_tokens}
+        _check_switches(use_cache=use_cache, return_scores=return_scores)
         config = self.generation.changed(given)
         texts = _texts(prompts)
         batch = self._prompts(texts, prompts, attention_mask)
         speech = Speech(config, self._tokenizer() if texts is not None else self.tokenizer, self.config)
         count = config.num_return_sequences
         task = speech.task(stream, alone=batch.row.sentences * count == 1)
-        self._check_memory(batch.row, config.max_new_tokens, batch.row.sentences * max(count, config.num_beams))
+        words = config.max_new_tokens + len(speech.start_t)
+        self._check_memory(batch.row, words, batch.row.sentences * max(count, config.num_beams))
         found = generation.search(*self._setup, batch.row, task, use_cache, self._mode(False, rng))
         if texts is None and not return_scores:
             return speech.padded(found)
-        answers: list[Any] = [speech.answer(each) for each in found]
-        if not return_scores:
-            answers = [answer.text for answer in answers]
-        if count > 1:
-            answers = [answers[n : n + count] for n in range(0, len(answers), count)]
+        answers = speech.answers(found, return_scores)
         return answers[0] if isinstance(prompts, str) else answers
 
-    def score(self, prompts: str | Sequence[str] | ArrayLike, answers: str | Sequence[str] | ArrayLike) -> Any:
+    def score(
+        self,
+        prompts: str | Sequence[str] | ArrayLike,
+        answers: str | Sequence[str] | ArrayLike,
+        rng: np.random.Generator | None = None,
+    ) -> Any:
         """How likely each prompt's answer is: an `Answer` with the log-probability of each word, and their sum as its score.
 
         A text's answer ends in `</s>`. Words are heard one at a time, as `generate` says them. Raises InputError.
@@ -217,22 +222,24 @@ class SwitchTransformer:
         if len(ids) != batch.row.sentences:
             raise InputError(f"there are {len(ids)} answers, expected {batch.row.sentences} like prompts")
         self._check_memory(batch.row, max(map(len, ids)), len(ids))
-        voices = generation.Voices(*self._setup, batch.row, use_cache=True, mode=self._mode(False, None))
+        voices = generation.Voices(*self._setup, batch.row, use_cache=True, mode=self._mode(False, rng))
         speech = Speech(GenerationConfig(), self.tokenizer, self.config)
         told = [speech.answer(each) for each in generation.told(voices, speech.start_t, ids)]
         return told[0] if isinstance(prompts, str) else told
 
-    def fill(self, text: str, candidates: int = 5, max_new_tokens: int = 32) -> Filled:
+    def fill(self, text: str, candidates: int = 5, max_new_tokens: int = 32, rng: np.random.Generator | None = None) -> Filled:
         """A text whose gaps `<extra_id_0>`, `<extra_id_1>`, ... are filled, and each gap's likeliest candidates.
 
         Raises InputError where the text has no gap, or one of them twice.
         """
+        search, mode = beams_for(candidates, max_new_tokens), self._mode(False, rng)
         batch = self._prompts([text], text, None)
-        self._check_memory(batch.row, max_new_tokens, max(candidates, 2))
-        return fill(self._setup, self._tokenizer(), batch.row, text, candidates, max_new_tokens, self._mode(False, None))
+        self._check_memory(batch.row, max_new_tokens, search.num_beams)
+        return fill(self._setup, self._tokenizer(), batch.row, text, search, candidates, mode)
 
     def _check_memory(self, row: Row, words: int = 0, voices: int = 0) -> None:
-        memory.check(self.config, row, words, voices, next(leaf.itemsize for _, leaf in self.params.leaves()))
+        itemsize = next(leaf.itemsize for _, leaf in self.params.leaves())
+        memory.check(self.config, row, words, voices, itemsize, self.engine)
 
     def trace(
         self,
@@ -359,6 +366,12 @@ def _check_choices(routing: Any, engine: Any) -> None:
         raise InputError(f"engine is {engine!r}, expected one of {', '.join(map(repr, ENGINES))}")
     if routing is not None and not isinstance(routing, Routing):
         raise InputError(f"routing is {routing!r}, expected a switchnp.Routing such as Routing.paper()")
+
+
+def _check_switches(**switches: Any) -> None:
+    for name, value in switches.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise InputError(f"{name} is {value!a:.80}, expected True or False")
 
 
 def _check_fit(routing: Routing, config: Config, engine: str, params: Tree) -> None:

@@ -25,14 +25,14 @@ class GenerationConfig(Record):
                             length; "never": when none could at any length
     num_return_sequences    how many answers a prompt gets: the best beams, or so many samples
     do_sample               draw words at random, as often as they are likely (not together with beams)
-    temperature             above 0; below 1 likely words become likelier
+    temperature             below 1 likely words become likelier
     top_k                   draw from the k likeliest words only; 0 draws from all (transformers has 50 by default)
     top_p                   draw from the smallest set of likeliest words with this probability
     min_p                   draw from words at least so many times as likely as the likeliest
     typical_p               draw from the most typically surprising words with this probability
     repetition_penalty      above 1 words that were said become less likely
     no_repeat_ngram_size    say no n words twice in a row of n; 0 for any
-    bad_words               what must not be said: texts, or lists of ids
+    bad_words               what must not be said: texts, in the pieces that they have at the start of a word, or lists of ids
     prefix                  how every answer begins: a text, or ids
     stop                    texts that end an answer once one reaches into its last word; the answer keeps them
     seed                    of sampling: the same seed, prompt and model say the same, whatever else is in the batch
@@ -88,10 +88,13 @@ class GenerationConfig(Record):
 
     @classmethod
     def from_huggingface(cls, settings: Mapping[str, Any]) -> GenerationConfig:
-        """What transformers reads from a generation_config.json, without what it would pass over; raises ConfigError.
+        """What transformers reads from a generation_config.json, but for what it passes over and what has no counterpart here.
 
-        Where it samples and no top_k is said, that is 50, as it is there.
+        Raises ConfigError. Where it samples and no top_k is said, that is 50, as it is there.
         """
+        require(
+            isinstance(settings, Mapping), f"a generation_config.json is a {type(settings).__name__}, expected names and values"
+        )
         theirs = {name: settings.get(name) for name in _DEFAULTS} | {"bad_words": settings.get("bad_words_ids")}
         said = {name: frozen(value) for name, value in theirs.items() if value is not None}
         sampled, alone = said.get("do_sample") is True, said.get("num_beams", 1) == 1
@@ -103,7 +106,7 @@ class GenerationConfig(Record):
         """This with other settings; raises InputError for a name that is none, with the nearest that is."""
         for name in settings:
             if name not in _DEFAULTS:
-                near = _ALIASES.get(name) or next(iter(difflib.get_close_matches(name, _DEFAULTS, 1, 0.5)), None)
+                near = _ALIASES.get(name) or next(iter(difflib.get_close_matches(name.lower(), _DEFAULTS, 1, 0.5)), None)
                 meant = f", did you mean {near}?" if near else f", expected one of {', '.join(_DEFAULTS)}"
                 raise InputError(f"generate has no argument {name!r:.60}{meant}")
         return replace(self, **{name: frozen(value) for name, value in settings.items()})
@@ -125,14 +128,15 @@ RANGES: dict[str, tuple[Any, str]] = {
     "max_new_tokens": (lambda n: n >= 1, "a whole number of 1 or more"),
     "min_new_tokens": (lambda n: n >= 0, "a whole number of 0 or more"),
     "num_beams": (lambda n: 1 <= n <= 1000, "a whole number from 1 to 1000"),
+    "length_penalty": (lambda x: -10 <= x <= 10, "a number from -10 to 10"),
     "early_stopping": (lambda it: it in (True, False, "never"), "True, False or 'never'"),
     "num_return_sequences": (lambda n: 1 <= n <= 1000, "a whole number from 1 to 1000"),
-    "temperature": (lambda x: x > 0, "a number above 0"),
+    "temperature": (lambda x: 1e-6 <= x <= 1e6, "a number from 0.000001 to 1000000"),
     "top_k": (lambda n: n >= 0, "a whole number of 0 or more"),
     "top_p": (lambda p: 0 < p <= 1, "a number above 0 and at most 1"),
     "min_p": (lambda p: 0 <= p <= 1, "a number from 0 to 1"),
     "typical_p": (lambda p: 0 < p <= 1, "a number above 0 and at most 1"),
-    "repetition_penalty": (lambda x: x > 0, "a number above 0"),
+    "repetition_penalty": (lambda x: 1e-3 <= x <= 1e3, "a number from 0.001 to 1000"),
     "no_repeat_ngram_size": (lambda n: n >= 0, "a whole number of 0 or more"),
     "bad_words": (lambda words: all(len(word) for word in words), "words of one token or more"),
     "stop": (all, "texts of one character or more"),

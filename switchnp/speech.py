@@ -40,6 +40,8 @@ class Speech:
         self._config, self._tokenizer, self._model = config, tokenizer, model
         self._prefix = self._ids("prefix", config.prefix)
         self._bad_words = tuple(self._ids("bad_words", word) for word in config.bad_words)
+        if () in self._bad_words:
+            raise InputError("bad_words has a text without words, expected at least one in each")
         if (model.eos_token_id,) in self._bad_words:
             raise InputError("bad_words has the end of an answer alone, expected min_new_tokens where answers are to be longer")
         if config.stop:
@@ -60,6 +62,12 @@ class Speech:
         """What was found, with its text."""
         text = None if self._tokenizer is None else self._tokenizer.answer([*self._prefix, *found.ids])
         return Answer(text, found.ids, found.score, found.logprobs)
+
+    def answers(self, found: Sequence[generation.Answer], scored: bool) -> list[Any]:
+        """What was found for each prompt: a text or an Answer, or a list of them where several were asked for."""
+        each = [self.answer(one) if scored else self.answer(one).text for one in found]
+        count = self._config.num_return_sequences
+        return each if count == 1 else [each[n : n + count] for n in range(0, len(each), count)]
 
     def padded(self, found: Sequence[generation.Answer]) -> NDArray[np.int64]:
         """All answers as one array of ids, beginning with the start id and the prefix."""
@@ -83,7 +91,7 @@ class Speech:
 
     def _need_tokenizer(self, name: str) -> Tokenizer:
         if self._tokenizer is None:
-            raise TokenizerError(f"{name} is a text, but this model has no tokenizer")
+            raise TokenizerError(f"{name} goes by texts, but this model has no tokenizer")
         return self._tokenizer
 
     def _says_a_stop(self, said: list[int]) -> bool:
@@ -95,8 +103,8 @@ class Speech:
     def _streamed(self, stream: Callable[..., Any], alone: bool) -> Callable[[int, list[int]], None]:
         """Passes on what an answer's text has grown by; texts of more words begin with those of fewer."""
         if not callable(stream) or self._config.num_beams > 1:
-            given = "num_beams above 1" if callable(stream) else f"stream {stream!r:.60}"
-            raise InputError(f"{given} is given, expected a callable stream and num_beams=1")
+            given = "stream is given with num_beams above 1" if callable(stream) else f"stream is {stream!r:.60}"
+            raise InputError(f"{given}, expected something to call with each piece, and num_beams=1")
         tokenizer = self._need_tokenizer("stream")
         shown: dict[int, int] = {}
 

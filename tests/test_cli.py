@@ -232,6 +232,13 @@ def test_every_argument_of_generate_is_an_option(name):
         assert expected != model.generate(text)
 
 
+def test_a_prompt_may_stand_behind_an_option():
+    done = run("generate", NUMBERS, "--num-beams", "2", "say in German: 84")
+
+    assert (done.returncode, done.stdout) == (0, "vierundachtzig\n")
+    assert run("score", NUMBERS, "a", "b", "c").returncode == 2
+
+
 def test_every_field_of_the_config_is_among_those_options():
     assert set(OPTIONS) == set(switchnp.GenerationConfig.__dataclass_fields__)
 
@@ -240,6 +247,9 @@ def test_an_answer_is_streamed_as_it_is_said():
     done = run("generate", NUMBERS, "say in German: 84", "say in French: 1984", "--stream")
 
     assert done.stdout == "vierundachtzig\nmille neuf cent quatre-vingt-quatre\n"
+    several = run("generate", NUMBERS, "x", "--stream", "--do-sample", "--num-return-sequences", "2")
+    assert (several.returncode, several.stdout) == (1, "")
+    assert "--stream is given with several answers to a prompt" in several.stderr
     refused = run("generate", NUMBERS, "say in German: 84", "--stream", "--json")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "--stream is given with --json or --resume" in refused.stderr

@@ -9,7 +9,7 @@ from small import small_model
 
 import switchnp
 from switchnp import GenerationConfig, Routing, equations
-from switchnp.errors import InputError, TokenizerError
+from switchnp.errors import InputError, SwitchError, TokenizerError
 from switchnp.generation import Task
 
 
@@ -209,7 +209,7 @@ def test_a_ban_of_every_word_is_a_clear_error():
 def test_texts_need_a_tokenizer(name):
     value = "text" if name == "prefix" else ["text"]
 
-    with pytest.raises(TokenizerError, match=f"{name} is a text, but this model has no tokenizer"):
+    with pytest.raises(TokenizerError, match=f"{name} goes by texts, but this model has no tokenizer"):
         lively().generate(PROMPTS, **{name: value})
 
 
@@ -355,7 +355,10 @@ def test_pieces_that_are_streamed_make_the_answer(numbers):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"stream": 3}, "stream 3 is given"), ({"stream": print, "num_beams": 2}, "num_beams above 1 is given")],
+    [
+        ({"stream": 3}, "stream is 3, expected something to call"),
+        ({"stream": print, "num_beams": 2}, "stream is given with num_beams above 1"),
+    ],
 )
 def test_what_cannot_be_streamed_is_refused(numbers, arguments, message):
     with pytest.raises(InputError, match=message):
@@ -410,3 +413,54 @@ def test_long_prompts_and_long_answers_go_beyond_every_bucket():
     masked = logits.copy()
     masked[:, :-1, 1] = -np.inf
     assert (masked.argmax(axis=-1)[:, :-1] == cached[:, 1:-1]).all()
+
+
+@pytest.mark.parametrize("length_penalty", [-10.0, -4.0, 10.0])
+@pytest.mark.parametrize("early_stopping", [True, False, "never"])
+def test_every_prompt_gets_its_own_answers_whatever_their_length_is_worth(length_penalty, early_stopping):
+    arguments = {"length_penalty": length_penalty, "early_stopping": early_stopping, "num_beams": 2, "num_return_sequences": 2}
+    prompts = [[i, i + 1] for i in range(2, 10)]
+
+    answers = lively().generate(prompts, max_new_tokens=40, return_scores=True, **arguments)
+
+    assert [len(each) for each in answers] == [2] * 8
+    alone = lively().generate([prompts[3]], max_new_tokens=40, return_scores=True, **arguments)[0]
+    assert [each.ids for each in alone] == [each.ids for each in answers[3]]
+
+
+@pytest.mark.parametrize("words", [" ", ""])
+def test_bad_words_without_words_are_refused(numbers, words):
+    with pytest.raises(SwitchError, match="bad_words"):
+        numbers.generate("say in German: 84", bad_words=[words])
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e6])
+def test_the_coldest_and_the_hottest_words_are_still_words(temperature):
+    model = lively()
+
+    ids = model.generate(PROMPTS, do_sample=True, temperature=temperature, max_new_tokens=6)
+
+    assert ids.max() < 40
+    if temperature < 1:
+        np.testing.assert_array_equal(ids, model.generate(PROMPTS, max_new_tokens=6))
+
+
+@pytest.mark.parametrize("name", ["use_cache", "return_scores"])
+def test_a_switch_is_on_or_off(name):
+    with pytest.raises(InputError, match=f"{name} is 'no', expected True or False"):
+        lively().generate(PROMPTS, **{name: "no"})
+
+
+def test_a_models_settings_are_a_generation_config():
+    model = lively()
+
+    with pytest.raises(InputError, match=r"generation is 'beams', expected a switchnp\.GenerationConfig"):
+        switchnp.SwitchTransformer(model.config, model.params, generation="beams")
+
+
+def test_what_a_routing_draws_is_drawn_for_scores_and_gaps_too():
+    model = small_model(Routing(eval_policy="sample"))
+
+    with pytest.raises(InputError, match="expected rng="):
+        model.score([[5, 6]], [[7, 1]])
+    assert np.isfinite(model.score([[5, 6]], [[7, 1]], rng=np.random.default_rng(0))[0].score)

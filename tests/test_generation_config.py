@@ -17,15 +17,15 @@ WRONG = {
     "max_new_tokens": (0, -1, 2.5, True, "3"),
     "min_new_tokens": (-1, 65),
     "num_beams": (0, 1001, 2.0),
-    "length_penalty": ("long", float("nan")),
+    "length_penalty": ("long", float("nan"), 11.0, -10.5),
     "early_stopping": ("always", 1, None),
     "num_return_sequences": (0, 2),
-    "temperature": (0, -1.0),
+    "temperature": (0, -1.0, 1e-40, 1e7),
     "top_k": (-1, 2.5),
     "top_p": (0, 1.5),
     "min_p": (-0.1, 1.1),
     "typical_p": (0, 1.1),
-    "repetition_penalty": (0, -2.0),
+    "repetition_penalty": (0, -2.0, 1e-40, 1e4),
     "no_repeat_ngram_size": (-1,),
     "bad_words": ("damn", ("",), ((),), (1.5,)),
     "prefix": (3, ((1, 2),)),
@@ -154,6 +154,11 @@ def test_a_file_with_impossible_settings_is_refused(tmp_path):
 )
 def test_a_folders_generation_config_means_what_it_means_to_transformers(settings, expected):
     assert GenerationConfig.from_huggingface(settings) == GenerationConfig(**expected)
+
+
+def test_a_generation_config_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match=r"a generation_config\.json is a list, expected names and values"):
+        GenerationConfig.from_huggingface([1])
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,9 @@ def test_a_text_without_proper_gaps_is_refused(numbers, text, message):
 
 
 def test_numbers_out_of_range_are_refused(numbers):
-    with pytest.raises(InputError, match="candidates is 0, expected a whole number from 1 to 100"):
-        numbers.fill(TEXT, candidates=0)
+    for candidates in (0, 101, 10**9, None, "x", 1.5, True, float("inf")):
+        with pytest.raises(InputError, match="expected a whole number from 1 to 100"):
+            numbers.fill(TEXT, candidates=candidates)
     with pytest.raises(ConfigError, match="max_new_tokens is 0"):
         numbers.fill(TEXT, max_new_tokens=0)
 

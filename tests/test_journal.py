@@ -43,10 +43,15 @@ def test_a_line_that_was_cut_off_is_dropped_and_the_next_stands_in_its_place(tmp
 
 
 def test_a_journal_that_was_cut_in_its_first_line_begins_anew(tmp_path):
-    (tmp_path / "j").write_bytes(b'{"switchnp j')
+    (tmp_path / "j").write_bytes(b'{"switchnp job": "jo')
 
+    with Journal(tmp_path / "j", "job") as journal:
+        assert journal.entries == []
+        journal.append(["one"])
+    with Journal(tmp_path / "j", "job") as journal:
+        assert journal.entries == [["one"]]
     with pytest.raises(FileError, match="is of another job"):
-        Journal(tmp_path / "j", "job")
+        Journal(tmp_path / "j", "other")
 
 
 def test_another_jobs_journal_is_left_alone(tmp_path):
@@ -133,3 +138,55 @@ def test_an_interrupted_job_says_so_and_keeps_what_was_answered(tmp_path):
     assert first
     assert (tmp_path / "journal").stat().st_size > 100
     assert (first + rest).count(b"\n") < 400
+
+
+def test_a_job_that_nobody_listens_to_stops_and_keeps_its_journal(tmp_path):
+    (tmp_path / "prompts.txt").write_text(prompts_of(600))
+
+    with open(tmp_path / "prompts.txt") as prompts:
+        run = subprocess.Popen([*GENERATE, "--resume", tmp_path / "journal"], stdin=prompts, stdout=subprocess.PIPE)
+    run.stdout.readline()
+    run.stdout.close()
+
+    assert run.wait(60) == 0
+    assert (tmp_path / "journal").read_bytes().count(b"\n") < 150
+
+
+def test_a_journal_is_not_the_place_where_the_answers_go(tmp_path):
+    with open(tmp_path / "out", "wb") as out:
+        done = subprocess.run(
+            [*GENERATE, "say in German: 84", "--resume", tmp_path / "out"], stdout=out, stderr=subprocess.PIPE, timeout=60
+        )
+
+    assert done.returncode == 1
+    assert b"is where the answers go, expected another file for --resume" in done.stderr
+    assert (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("entry", ["[1]", "null", "NaN", '"abcd"', '["a"]', '[["a"], ["b"], ["c"], ["d"]]', "[" * 9000])
+def test_an_entry_that_is_no_answer_is_refused(tmp_path, entry):
+    command = [*GENERATE, *["say in German: 84"] * 5]
+    subprocess.run([*command, "--resume", tmp_path / "journal"], stdout=subprocess.DEVNULL, check=True, timeout=60)
+    kept = tmp_path / "journal"
+    assert not kept.exists()
+    header = header_of(command, tmp_path)
+    kept.write_bytes(header + entry.encode() + b"\n")
+
+    done = subprocess.run([*command, "--resume", kept], capture_output=True, timeout=60)
+
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"which is a bug" not in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+def header_of(command, tmp_path):
+    """The first line of a command's journal."""
+    with open(tmp_path / "full", "wb") as out:
+        run = subprocess.Popen([*command, "--resume", tmp_path / "other"], stdout=out)
+    while not ((tmp_path / "other").exists() and b"\n" in (tmp_path / "other").read_bytes()):
+        assert run.poll() is None
+        time.sleep(0.001)
+    header = (tmp_path / "other").read_bytes().split(b"\n")[0] + b"\n"
+    run.kill()
+    run.wait()
+    return header

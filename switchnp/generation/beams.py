@@ -3,6 +3,7 @@
 As transformers 4.51 to 5.23 search, step by step; the names are ours.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -98,7 +99,7 @@ class _Prompt:
 
     def _score(self, total, length=None):
         length = self.said + 1 if length is None else length
-        return float(total / np.float32(length**self.task.config.length_penalty))
+        return float(total) / length**self.task.config.length_penalty
 
     def _end(self, ended):
         full = len(self.ended) == self.task.config.num_beams and self.task.config.early_stopping is True
@@ -111,7 +112,7 @@ class _Prompt:
         longest = config.early_stopping == "never" and config.length_penalty > 0
         best = self._score(self.score_b[0], config.max_new_tokens if longest else self.said)
         full = len(self.ended) == config.num_beams
-        worst = self.ended[-1].score if full else NEVER
+        worst = self.ended[-1].score if full else -math.inf
         self.can_improve &= best > worst
         self.searching = self.can_improve and not (full and config.early_stopping is True) and not all_over
 

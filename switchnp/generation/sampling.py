@@ -38,7 +38,7 @@ def draw(scores_bv, streams):
     for scores_v, stream in zip(scores_bv.astype(np.float64), streams, strict=True):
         probability_v = np.exp(scores_v - scores_v.max())
         heap_v = np.cumsum(probability_v)
-        words.append(int(np.searchsorted(heap_v, stream.random() * heap_v[-1], side="right")))
+        words.append(min(int(np.searchsorted(heap_v, stream.random() * heap_v[-1], side="right")), len(heap_v) - 1))
     return np.array(words)
 
 
