@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from references import ROOT
+from references import ROOT, shared
+from small import small_model
 
 import switchnp
 from switchnp.errors import ConfigError, InputError, TokenizerError
@@ -88,8 +89,6 @@ def test_numbers_out_of_range_are_refused(numbers):
 
 
 def test_a_model_without_a_tokenizer_fills_nothing():
-    from small import small_model
-
     with pytest.raises(TokenizerError):
         small_model().fill("<extra_id_0>")
 
@@ -98,3 +97,15 @@ def test_a_gap_at_the_limit_is_filled_with_what_there_is(numbers):
     filled = numbers.fill("say in <extra_id_0>: 84", candidates=2, max_new_tokens=1)
 
     assert all(np.isfinite(probability) for _, probability in filled.gaps[0].candidates)
+
+
+def test_a_model_with_t5s_vocabulary_fills_t5s_gaps(tmp_path):
+    tokenizer = shared("fixtures/tokenizer/spiece.model").read_bytes()
+    model = small_model(vocab_size=32128)
+    model.tokenizer = switchnp.tokenizer.Tokenizer(tokenizer)
+
+    filled = model.fill("A <extra_id_0> walks into a bar and orders a <extra_id_1>.", candidates=3, max_new_tokens=4)
+
+    one, two = (gap.candidates[0][0] for gap in filled.gaps)
+    assert filled.text == f"A {one} walks into a bar and orders a {two}."
+    assert "<extra_id_" not in filled.text
