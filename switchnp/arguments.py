@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -57,7 +58,10 @@ def parsed(commands: Mapping[str, Command], version: str, arguments: Sequence[st
     options, rest = whole.parse_known_args(arguments)
     strange = [word for word in rest if word.startswith("-") or not hasattr(options, "prompts")]
     if strange:
-        whole.error(f"unrecognized arguments: {' '.join(strange)}")
+        known = [f"--{name.replace('_', '-')}" for name in vars(options)]
+        near = difflib.get_close_matches(strange[0].partition("=")[0], known, 1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        whole.error(f"unrecognized arguments: {' '.join(strange)}{meant}")
     if rest:
         options.prompts = [*options.prompts, *rest]
     return options

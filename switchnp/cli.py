@@ -92,7 +92,7 @@ def fill(options: argparse.Namespace) -> str:
         gaps = {gap.sentinel: [{"text": text, "probability": p} for text, p in gap.candidates] for gap in filled.gaps}
         return _json({"text": filled.text, "gaps": gaps})
     lines = [_plain(filled.text)]
-    lines += [f"{gap.sentinel:<14} {p:6.4f}  {_plain(text)}" for gap in filled.gaps for text, p in gap.candidates]
+    lines += [f"{gap.sentinel:<14} {p:<9.3g}  {_plain(text)}" for gap in filled.gaps for text, p in gap.candidates]
     return "\n".join(lines)
 
 

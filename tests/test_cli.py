@@ -237,6 +237,7 @@ def test_a_prompt_may_stand_behind_an_option():
 
     assert (done.returncode, done.stdout) == (0, "vierundachtzig\n")
     assert run("score", NUMBERS, "a", "b", "c").returncode == 2
+    assert "(did you mean --num-beams?)" in run("generate", NUMBERS, "x", "--num-beam", "2").stderr
 
 
 def test_every_field_of_the_config_is_among_those_options():
