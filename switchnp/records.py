@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from .errors import ConfigError
@@ -17,12 +17,13 @@ Words = tuple[str | tuple[int, ...], ...]
 """Texts, or ids where there is no tokenizer."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """What a frozen dataclass of plain values can do. Its `__post_init__` calls `check_types`."""
 
     def check_types(self) -> None:
         """Raise ConfigError where a field holds something else than its annotation says."""
-        for field in fields(self):  # type: ignore[arg-type]
+        for field in fields(self):
             value, kinds = getattr(self, field.name), str(field.type).split(" | ")
             fits = any(_TYPE_CHECKS[kind](value) for kind in kinds)
             wanted = " or ".join(_TYPE_NAMES[kind] for kind in kinds)
@@ -30,7 +31,7 @@ class Record:
 
     def to_json(self) -> str:
         """One line of JSON; `from_json` reads it back."""
-        return json.dumps(asdict(self), sort_keys=True)  # type: ignore[call-overload]
+        return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -39,7 +40,7 @@ class Record:
             settings = cls.renewed(json_object(text))
         except (ValueError, TypeError) as error:
             raise ConfigError(f"a {cls.__name__} is not good JSON: {shortened(error)}") from None
-        unknown = sorted(set(settings) - {field.name for field in fields(cls)})  # type: ignore[arg-type]
+        unknown = sorted(set(settings) - {field.name for field in fields(cls)})
         require(not unknown, f"a {cls.__name__} has the unknown field {shortened(unknown)}")
         settings = {name: frozen(value) for name, value in settings.items()}
         try:

@@ -5,9 +5,9 @@ import pytest
 from small import small_model
 
 from switchnp import GenerationConfig, Routing, generation, infilling
+from switchnp.equations import log_softmax
 from switchnp.errors import InputError
 from switchnp.generation import Task, beams, processors, sampling
-from switchnp.generation.task import log_softmax
 from switchnp.layers import EVALUATION
 from switchnp.network import Row
 from switchnp.speech import Speech
@@ -110,7 +110,7 @@ def test_answers_of_unequal_lengths_are_told_whole():
 
 def prompt(ends=(1,), **settings):
     """One prompt's beams, before its first word."""
-    return beams._Prompt(task(ends, max_new_tokens=10, num_beams=2, **settings), 0)
+    return beams._Prompt(task(ends, max_new_tokens=10, num_beams=2, **settings))
 
 
 def test_running_beams_are_not_those_that_ended_however_many_ends_there_are():
@@ -256,7 +256,7 @@ def filled(monkeypatch, answers, text="<extra_id_0> and <extra_id_1>"):
 
 def found(ids, probability):
     """An answer of beams."""
-    return generation.Answer(0, ids, (0.0,) * len(ids), float(np.log(probability)))
+    return generation.Answer(ids, (0.0,) * len(ids), float(np.log(probability)))
 
 
 def test_one_text_with_two_ends_has_the_probability_of_both_and_the_likeliest_fills_the_gap(monkeypatch):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .losses import _logsumexp
+from .losses import log_softmax
 
 __all__ = ["distilled_cross_entropy", "fraction_preserved", "mixed_target", "soft_cross_entropy", "step_speedup"]
 
@@ -31,8 +31,7 @@ def soft_cross_entropy(logits_tv, target_tv):
 
     Source: Switch, §4.2; Hinton et al. 2015, §2 (at temperature 1: the paper states none).
     """
-    logp_tv = logits_tv - _logsumexp(logits_tv)[:, None]
-    return -np.mean(np.sum(target_tv * logp_tv, axis=-1))
+    return -np.mean(np.sum(target_tv * log_softmax(logits_tv), axis=-1))
 
 
 def distilled_cross_entropy(logits_tv, target_t, teacher_tv, share=0.25):

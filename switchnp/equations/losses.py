@@ -2,7 +2,7 @@
 
 import numpy as np
 
-__all__ = ["cross_entropy", "expert_share", "load_balance", "logit_z", "mean_probs", "router_z"]
+__all__ = ["cross_entropy", "expert_share", "load_balance", "log_softmax", "logit_z", "mean_probs", "router_z"]
 
 
 def cross_entropy(logits_tv, target_t):
@@ -18,6 +18,16 @@ def cross_entropy(logits_tv, target_t):
     logits_tv, target_t = logits_tv[words_t], target_t[words_t]
     chosen_t = np.take_along_axis(logits_tv, target_t[:, None], axis=-1)[:, 0]
     return np.mean(_logsumexp(logits_tv) - chosen_t)
+
+
+def log_softmax(logits_tv):
+    """How likely each word is, as a logarithm: softmax without the way over small numbers.
+
+        log p_v = logit_v - log sum_u exp logit_u
+
+    Source: Switch, eq. 1, its logarithm.
+    """
+    return logits_tv - _logsumexp(logits_tv)[:, None]
 
 
 def expert_share(expert_t, E, dtype=np.float64):

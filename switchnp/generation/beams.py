@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .task import Answer, log_softmax
+from ..equations import log_softmax
+from .task import Answer
 
 __all__ = ["beam_search"]
 
@@ -26,7 +27,7 @@ class Ended(NamedTuple):
 
 def beam_search(voices, task):
     """The `num_return_sequences` best Answers of each prompt, best first, prompt after prompt."""
-    prompts = [_Prompt(task, int(prompt)) for prompt in voices.prompt_b]
+    prompts = [_Prompt(task) for _ in voices.prompt_b]
     K = task.config.num_beams
     voices.keep(np.repeat(np.arange(len(prompts)), K))
     live = prompts
@@ -50,9 +51,9 @@ def _voices_of(prompts, K):
 class _Prompt:
     """The running beams of one prompt and its ended answers."""
 
-    def __init__(self, task, number):
+    def __init__(self, task):
         K = task.config.num_beams
-        self.task, self.number = task, number
+        self.task = task
         self.ids_bt = np.tile(task.start_t, (K, 1))
         self.score_b = np.full(K, NEVER, np.float32)
         self.score_b[0] = 0
@@ -72,26 +73,20 @@ class _Prompt:
         beam_n, word_n, total_n = best // V, best % V, total_bv.ravel()[best]
         at_limit = self.said + 1 == config.max_new_tokens
         over_n = np.isin(word_n, self.task.end_ids) | at_limit
-        candidates = [self._candidate(raw_bv, b, v) for b, v in zip(beam_n[:K], word_n[:K], strict=True)]
-        self._end(
-            [
-                Ended(self._score(total), *said)
-                for total, over, said in zip(total_n[:K], over_n[:K], candidates, strict=True)
-                if over
-            ]
-        )
-        going = _largest(np.where(over_n, total_n + np.float32(NEVER), total_n), K)
-        grown = [self._candidate(raw_bv, beam_n[n], word_n[n]) for n in going]
+        first = [self._candidate(raw_bv, b, v) for b, v in zip(beam_n[:K], word_n[:K], strict=True)]
+        self._end([Ended(self._score(total_n[n]), *said) for n, said in enumerate(first) if over_n[n]])
+        open_n = np.where(over_n, total_n + np.float32(NEVER), total_n)
+        going = _largest(open_n, K)
+        self.logprobs = [self._candidate(raw_bv, beam_n[n], word_n[n])[1] for n in going]
         self.ids_bt = np.column_stack([self.ids_bt[beam_n[going]], word_n[going]])
-        self.logprobs = [logprobs for _, logprobs in grown]
-        self.score_b = np.where(over_n, total_n + np.float32(NEVER), total_n)[going]
+        self.score_b = open_n[going]
         self._look_ahead(over_n.all())
         return beam_n[going]
 
     def best(self):
         """The best ended answers."""
         count = self.task.config.num_return_sequences
-        return [Answer(self.number, ended.ids, ended.logprobs, ended.score) for ended in self.ended[:count]]
+        return [Answer(ended.ids, ended.logprobs, ended.score) for ended in self.ended[:count]]
 
     def _candidate(self, raw_bv, b, v):
         new_t = self.ids_bt[b, len(self.task.start_t) :]

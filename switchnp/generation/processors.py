@@ -6,6 +6,8 @@ scores_bv   logits, or log-probabilities where beams are searched; a banned word
 
 import numpy as np
 
+from ..equations import softmax
+
 __all__ = [
     "ban_repeated_ngrams",
     "ban_words",
@@ -98,7 +100,7 @@ def keep_top_p(scores_bv, p):
     Source: Holtzman et al. 2020, §3.1; transformers' TopPLogitsWarper.
     """
     order_bv = np.argsort(scores_bv, axis=1, kind="stable")
-    rarer_bv = np.cumsum(np.take_along_axis(_probs(scores_bv), order_bv, axis=1), axis=1)
+    rarer_bv = np.cumsum(np.take_along_axis(softmax(scores_bv), order_bv, axis=1), axis=1)
     kept_bv = rarer_bv > 1 - p
     kept_bv[:, -1] = True
     return _only(scores_bv, _back(kept_bv, order_bv))
@@ -109,7 +111,7 @@ def keep_min_p(scores_bv, p):
 
     Source: Nguyen et al. 2024, §3; transformers' MinPLogitsWarper.
     """
-    probs_bv = _probs(scores_bv)
+    probs_bv = softmax(scores_bv)
     return _only(scores_bv, probs_bv >= probs_bv.dtype.type(p) * probs_bv.max(axis=1, keepdims=True))
 
 
@@ -118,7 +120,7 @@ def keep_typical(scores_bv, p):
 
     Source: Meister et al. 2022, §3; transformers' TypicalLogitsWarper.
     """
-    probs_bv = _probs(scores_bv)
+    probs_bv = softmax(scores_bv)
     with np.errstate(divide="ignore", invalid="ignore"):
         surprise_bv = -np.log(probs_bv)
         entropy_b1 = np.where(probs_bv > 0, probs_bv * surprise_bv, 0).sum(axis=1, keepdims=True)
@@ -128,11 +130,6 @@ def keep_typical(scores_bv, p):
     last_b1 = np.minimum((nearer_bv < p).sum(axis=1, keepdims=True), scores_bv.shape[1] - 1)
     farthest_b1 = np.take_along_axis(np.take_along_axis(apart_bv, order_bv, axis=1), last_b1, axis=1)
     return _only(scores_bv, apart_bv <= farthest_b1)
-
-
-def _probs(scores_bv):
-    exp_bv = np.exp(scores_bv - scores_bv.max(axis=1, keepdims=True))
-    return exp_bv / exp_bv.sum(axis=1, keepdims=True)
 
 
 def _only(scores_bv, kept_bv):

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .task import Answer, log_softmax
+from ..equations import log_softmax
+from .task import Answer
 
 __all__ = ["draw", "one_by_one", "stream_of"]
 
@@ -12,7 +13,7 @@ def one_by_one(voices, task, streams=None):
 
     streams     a random generator a voice
     """
-    number_b, prompt_b = np.arange(len(voices.prompt_b)), voices.prompt_b
+    number_b = np.arange(len(voices.prompt_b))
     ids_bt = np.tile(task.start_t, (len(number_b), 1))
     said, logprobs = [[] for _ in number_b], [[] for _ in number_b]
     for _ in range(task.config.max_new_tokens):
@@ -29,7 +30,7 @@ def one_by_one(voices, task, streams=None):
             break
         ids_bt, number_b = np.column_stack([ids_bt, word_b])[going_b], number_b[going_b]
         voices.keep(np.flatnonzero(going_b))
-    return [Answer(int(prompt_b[b]), tuple(said[b]), tuple(logprobs[b]), sum(logprobs[b])) for b in range(len(said))]
+    return [Answer(tuple(words), tuple(each), sum(each)) for words, each in zip(said, logprobs, strict=True)]
 
 
 def draw(scores_bv, streams):

@@ -8,16 +8,15 @@ from ..errors import InputError
 from ..search import GenerationConfig
 from . import processors
 
-__all__ = ["Answer", "Task", "log_softmax"]
+__all__ = ["Answer", "Task"]
 
 
 class Answer(NamedTuple):
-    """What was found for a prompt: the words behind start and prefix, each one's log-probability, and the whole one's score.
+    """What was found: the words behind start and prefix, each one's log-probability, and the whole one's score.
 
     Log-probabilities are the model's own, before anything is done to its scores. A beam's score is the reference's.
     """
 
-    prompt: int
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     score: float
@@ -69,9 +68,3 @@ class Task(NamedTuple):
         if config.typical_p < 1:
             scores_bv = processors.keep_typical(scores_bv, config.typical_p)
         return scores_bv
-
-
-def log_softmax(logits_bv):
-    """The log-probability of each word."""
-    shifted_bv = logits_bv - logits_bv.max(axis=1, keepdims=True)
-    return shifted_bv - np.log(np.exp(shifted_bv).sum(axis=1, keepdims=True))

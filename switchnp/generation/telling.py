@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .task import Answer, log_softmax
+from ..equations import log_softmax
+from .task import Answer
 
 __all__ = ["told"]
 
@@ -24,4 +25,4 @@ def told(voices, start_t, answers):
         for b, logprob in zip(number_b, logprob_b.tolist(), strict=True):
             logprobs[b].append(logprob)
         ids_bt = np.column_stack([ids_bt, word_b])
-    return [Answer(b, tuple(words), tuple(logprobs[b]), sum(logprobs[b])) for b, words in enumerate(answers)]
+    return [Answer(tuple(words), tuple(each), sum(each)) for words, each in zip(answers, logprobs, strict=True)]

@@ -530,3 +530,14 @@ def test_cores_that_ask_alike_may_be_counted_together(E, each, cores, seed):
 
     union = eq.load_balance(np.concatenate(probs), np.tile(expert_t, cores))
     np.testing.assert_allclose(loss, union, rtol=1e-12)
+
+
+@given(sizes, seeds)
+def test_the_logarithm_of_softmax_is_its_logarithm_and_does_not_overflow(size, seed):
+    """§2.3: rows of any height, each by itself."""
+    logits_tv, _ = arguments(eq.cross_entropy, size, seed).values()
+
+    logp_tv = eq.log_softmax(logits_tv)
+
+    np.testing.assert_allclose(logp_tv, np.log(eq.softmax(logits_tv)), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(eq.log_softmax(1e4 * logits_tv).max(axis=1), 0, atol=math.log(size) + 1e-9)

@@ -98,7 +98,7 @@ def test_bans_prefixes_and_several_ends_are_those_of_the_reference(case, engine)
 
 def test_behind_the_end_of_beams_stands_the_end_where_the_pad_is_0():
     model = converted(huggingface_case("p02_overflow"))
-    found = [generation.Answer(0, (7, 1), (0.0, 0.0), 0.0), generation.Answer(1, (7, 8, 9), (0.0,) * 3, 0.0)]
+    found = [generation.Answer((7, 1), (0.0, 0.0), 0.0), generation.Answer((7, 8, 9), (0.0,) * 3, 0.0)]
 
     greedy, beams = (Speech(GenerationConfig(num_beams=n), None, model.config).padded(found) for n in (1, 2))
     other = Speech(GenerationConfig(num_beams=2), None, replace(model.config, pad_token_id=3)).padded(found)
