@@ -111,7 +111,7 @@ def _score(command: argparse.ArgumentParser) -> None:
 def _convert(command: argparse.ArgumentParser) -> None:
     command.add_argument("source", help="a Hugging Face folder: config.json, weights, spiece.model")
     command.add_argument("target", help="the HDF5 file to write")
-    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="on disk (default float32)")
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), default="float32", help="on disk (default float32)")
     command.add_argument("--tokenizer", metavar="FILE", help="a SentencePiece model instead of the folder's spiece.model")
     command.add_argument("--force", action="store_true", help="overwrite the target")
 

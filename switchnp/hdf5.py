@@ -1,7 +1,7 @@
 """The HDF5 file under `weights`: laid out plainly, and read as data from a stranger.
 
 HDF5 can point into other files, load plugins, inflate bombs and loop for ever. Only what `create` writes is let
-through: hard links, fixed-length attributes, and contiguous arrays of three number types, read without the library.
+through: hard links, fixed-length attributes, and contiguous arrays of four number types, read without the library.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["ITEMSIZE", "MAX_ATTRIBUTE", "Opened", "Stored", "blocks", "create", 
 
 FORMAT, FORMAT_VERSION = "switchnp", "1"
 MAX_OBJECTS, MAX_DEPTH, MAX_NAME, MAX_ATTRIBUTE = 50_000, 16, 512, 60_000
-BLOCK = 1 << 22
+BLOCK = 1 << 20
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 NOWHERE = 2**64 - 1
 LAYOUTS = {h5d.COMPACT: "compact", h5d.CHUNKED: "chunked", h5d.VIRTUAL: "virtual"}
@@ -68,7 +68,7 @@ def _bfloat16() -> Any:
     return kind
 
 
-KINDS = {"float32": h5t.IEEE_F32LE, "bfloat16": _bfloat16(), "uint8": h5t.STD_U8LE}
+KINDS = {"float32": h5t.IEEE_F32LE, "bfloat16": _bfloat16(), "int8": h5t.STD_I8LE, "uint8": h5t.STD_U8LE}
 ITEMSIZE = {name: kind.get_size() for name, kind in KINDS.items()}
 
 

@@ -274,7 +274,7 @@ class SwitchTransformer:
     def save(self, path: str | os.PathLike[str], dtype: str = "float32", force: bool = False) -> None:
         """Write the model to one HDF5 file, whole or not at all; an existing file only with `force`.
 
-        dtype   on disk: "float32" or "bfloat16", rounded to nearest even
+        dtype   on disk: "float32", "bfloat16" or "int8", rounded to nearest even
         """
         weights.save(
             path,

@@ -7,9 +7,10 @@ from typing import Any
 
 from .config import Config
 from .errors import ShapeError
+from .quantization import scale_path
 from .tree import Tree
 
-__all__ = ["blueprint", "check_shapes"]
+__all__ = ["blueprint", "check_shapes", "layout"]
 
 
 def blueprint(config: Config) -> dict[str, tuple[int, ...]]:
@@ -18,6 +19,16 @@ def blueprint(config: Config) -> dict[str, tuple[int, ...]]:
     A name carries its axes and the Config their lengths, so a path says its own shape: wi_edf is (E, D, F).
     """
     return {path: _shape(path, config.axes) for path in sorted(_paths(config), key=_by_name_then_number)}
+
+
+def layout(config: Config, dtype: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Every array that a file of `dtype` stores, with its shape and number type: int8 brings scales, and not all are int8."""
+    if dtype != "int8":
+        return {path: (shape, dtype) for path, shape in blueprint(config).items()}
+    stored = {path: (shape, "int8" if scale_path(path) else "float32") for path, shape in blueprint(config).items()}
+    scales = filter(None, map(scale_path, blueprint(config)))
+    stored |= {path: (_shape(path, config.axes), "float32") for path in scales}
+    return {path: stored[path] for path in sorted(stored, key=_by_name_then_number)}
 
 
 def check_shapes(params: Tree, config: Config) -> None:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -17,21 +20,25 @@ import numpy as np
 from . import hdf5
 from .config import Config
 from .errors import ConfigError, InputError, TokenizerError, WeightsError
-from .files import as_path, replacing, shown, writable
+from .files import as_path, readable, replacing, shown, writable
 from .hdf5 import Opened, Stored
-from .params import blueprint, check_shapes
+from .params import blueprint, check_shapes, layout
+from .pieces import checked, narrowed, whole_numbers
+from .quantization import LARGEST, SCALES, SMALLEST, scale_path, widened
 from .routing import Routing
 from .search import GenerationConfig
 from .strictjson import json_object
 from .tokenizer import Tokenizer
 from .tree import Tree
 
-__all__ = ["Header", "check_vocabulary", "read", "read_header", "save", "verify", "write"]
+__all__ = ["Header", "check_vocabulary", "mapped", "read", "read_header", "save", "verify", "write"]
 
 ATTRIBUTES, OPTIONAL = ("config", "routing", "provenance"), ("generation",)
-NUMPY = {"float32": np.dtype("<f4"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-PIECE = 1 << 20
+NUMPY = {"float32": np.dtype("<f4"), "bfloat16": np.dtype(ml_dtypes.bfloat16), "int8": np.dtype(np.int8)}
+MIXTURES = {("float32",): "float32", ("bfloat16",): "bfloat16", ("float32", "int8"): "int8"}
+"""The number types that a file's arrays have together, and what that is called."""
+WORKERS = 4
+ALIGNMENT = 64
 MAX_TOKENIZER = 1 << 26
 MAX_TEXT = 200
 
@@ -39,7 +46,7 @@ MAX_TEXT = 200
 class Header(NamedTuple):
     """What a weights file says besides its weights.
 
-    dtype        how the numbers are stored: "float32" or "bfloat16"
+    dtype        how the numbers are stored: "float32", "bfloat16", or "int8" with scales
     tokenizer    the SentencePiece model, if the file brings one
     generation   how the model's answers are searched for, unless told otherwise
     """
@@ -61,7 +68,33 @@ def read(path: str | os.PathLike[str], dtype: str = "float32") -> tuple[Tree, He
         raise InputError(f"dtype is {dtype!r}, expected float32 or float64")
     with hdf5.opened(path, ATTRIBUTES, OPTIONAL) as file:
         header, arrays = _header(file)
-        leaves = {stored.path: _array(file, stored, np.dtype(dtype)) for stored in arrays}
+        stored, paths = {array.path: array for array in arrays}, blueprint(header.config)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            leaves = pool.map(lambda path: _weight(file, stored, path, np.dtype(dtype)), paths)
+            return Tree.of(dict(zip(paths, leaves, strict=True))), header
+
+
+def mapped(path: str | os.PathLike[str], verify: bool = False) -> tuple[Tree, Header]:
+    """Every array as the file stores it, without reading any: read-only views of the file, mapped into memory.
+
+    The structure is verified as `read` does it; the numbers (their sha256, and whether they are finite) only with `verify`.
+    An int8 array has its scale beside it (`quantization.SCALES`); bfloat16 is that of ml_dtypes. A file that is replaced, as
+    `write` does it, does not change what is mapped; one that another program cuts short while it is mapped kills this process
+    (SIGBUS) when the lost part is read.
+
+    Raises FileError for the path and WeightsError for the content.
+    """
+    with hdf5.opened(path, ATTRIBUTES, OPTIONAL) as file:
+        header, arrays = _header(file)
+        for stored in arrays:
+            if stored.offset % ALIGNMENT:
+                begins = f"{stored.path} in {file.name} begins at byte {stored.offset}"
+                raise WeightsError(f"{begins}, expected a multiple of {ALIGNMENT} for a file that is mapped")
+        if verify:
+            _verify(file, arrays)
+        with readable(file.name):
+            whole = mmap.mmap(file.descriptor, file.size, access=mmap.ACCESS_READ)
+    leaves = {stored.path: _view(whole, stored) for stored in arrays}
     return Tree.of(leaves), header
 
 
@@ -75,9 +108,7 @@ def verify(path: str | os.PathLike[str]) -> None:
     """See that `read` and the tokenizer would take the file, with no more than a block of it in memory."""
     with hdf5.opened(path, ATTRIBUTES, OPTIONAL) as file:
         header, arrays = _header(file)
-        for stored in arrays:
-            for _ in _values(file, stored):
-                pass
+        _verify(file, arrays)
     if header.tokenizer is not None:
         check_vocabulary(Tokenizer(header.tokenizer), header.config)
 
@@ -123,22 +154,24 @@ def write(
 
     arrays        by tree path, in any order: an array, or an iterator of pieces of it that follow each other along
                   the first axis, so that a model larger than memory can be written
-    dtype         "float32" or "bfloat16", rounded to nearest even (float64 by way of float32)
+    dtype         "float32", "bfloat16", or "int8" with a scale for each output unit (`quantization`), rounded to nearest
+                  even (float64 by way of float32)
     provenance    what a reader may want to know of where the weights come from: names and texts
     generation    how the model's answers are searched for, unless told otherwise
     force         overwrite an existing file
     """
-    shapes = {name: (shape, dtype) for name, shape in blueprint(config).items()}
     attributes = _attributes(config, routing, dtype, tokenizer, provenance or {}, generation or GenerationConfig())
+    stored = layout(config, dtype)
     extra = {} if tokenizer is None else {"tokenizer": ((len(tokenizer),), "uint8")}
-    needed = config.num_parameters * NUMPY[dtype].itemsize + len(tokenizer or b"") + 2048 * (len(shapes) + 32)
+    nbytes = sum(math.prod(shape) * hdf5.ITEMSIZE[kind] for shape, kind in (stored | extra).values())
+    needed = nbytes + 2048 * (len(stored) + 32)
     target = as_path(path)
     with replacing(target, needed, force) as temporary:
         with writable(target):
-            offsets = hdf5.create(temporary, attributes, shapes | extra)
+            offsets = hdf5.create(temporary, attributes, stored | extra)
         with open(temporary, "r+b", buffering=0) as stream:
             out = _Output(target, stream.fileno(), offsets)
-            digests = dict(_fill(out, arrays, shapes))
+            digests = dict(_fill(out, arrays, blueprint(config), dtype))
             if tokenizer is not None:
                 digests["tokenizer"] = _put(out, "tokenizer", [tokenizer])
         with writable(target):
@@ -159,16 +192,17 @@ def _header(file: Opened) -> tuple[Header, tuple[Stored, ...]]:
     arrays = tuple(stored for stored in file.datasets if stored.path != "tokenizer")
     dtype = _dtype(file, arrays)
     _check_size(config, file, len(arrays), dtype)
-    _check_arrays(config, file, arrays)
+    _check_arrays(layout(config, dtype), file, arrays)
     generation = _parsed(GenerationConfig, file, "generation") if "generation" in file.attributes else GenerationConfig()
     return Header(config, routing, _provenance(file), dtype, _tokenizer(file), generation), arrays
 
 
 def _dtype(file: Opened, arrays: tuple[Stored, ...]) -> str:
-    dtypes = sorted({stored.dtype for stored in arrays})
-    if len(dtypes) != 1 or dtypes[0] not in NUMPY:
-        raise WeightsError(f"{file.name} holds {' and '.join(dtypes) or 'no arrays'}, expected float32 or bfloat16")
-    return dtypes[0]
+    dtypes = tuple(sorted({stored.dtype for stored in arrays}))
+    if dtypes not in MIXTURES:
+        expected = "float32, bfloat16, or int8 and float32"
+        raise WeightsError(f"{file.name} holds {' and '.join(dtypes) or 'no arrays'}, expected {expected}")
+    return MIXTURES[dtypes]
 
 
 def _check_size(config: Config, file: Opened, arrays: int, dtype: str) -> None:
@@ -181,17 +215,19 @@ def _check_size(config: Config, file: Opened, arrays: int, dtype: str) -> None:
         raise WeightsError(f"{file.name} has {arrays} arrays, too few for the {layers} layers of its config")
 
 
-def _check_arrays(config: Config, file: Opened, arrays: tuple[Stored, ...]) -> None:
-    expected, actual = blueprint(config), {stored.path: stored.shape for stored in arrays}
+def _check_arrays(expected: Mapping[str, tuple[tuple[int, ...], str]], file: Opened, arrays: tuple[Stored, ...]) -> None:
+    actual = {stored.path: stored for stored in arrays}
     missing, unexpected = [sorted(a.keys() - b.keys()) for a, b in ((expected, actual), (actual, expected))]
     if missing or unexpected:
         sides = (("lacks", missing), ("has the unexpected", unexpected))
         faults = " and ".join(f"{what} {_some(names)}" for what, names in sides if names)
         raise WeightsError(f"{file.name} {faults}")
-    for path, shape in expected.items():
-        if actual[path] != shape:
-            found = shown(str(actual[path]))
+    for path, (shape, dtype) in expected.items():
+        if actual[path].shape != shape:
+            found = shown(str(actual[path].shape))
             raise WeightsError(f"{path} in {file.name} is {found}, but this Config makes it {shape}")
+        if actual[path].dtype != dtype:
+            raise WeightsError(f"{path} in {file.name} is {actual[path].dtype}, expected {dtype} in a file of int8")
 
 
 def _tokenizer(file: Opened) -> bytes | None:
@@ -202,6 +238,23 @@ def _tokenizer(file: Opened) -> bytes | None:
         found = f"{stored.dtype} {shown(str(stored.shape))}"
         raise WeightsError(f"tokenizer in {file.name} is {found}, expected at most {MAX_TOKENIZER} bytes in a row")
     return b"".join(hdf5.blocks(file, stored))
+
+
+def _verify(file: Opened, arrays: Iterable[Stored]) -> None:
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for _ in pool.map(lambda stored: sum(0 for _ in _values(file, stored)), arrays):
+            pass
+
+
+def _view(whole: mmap.mmap, stored: Stored) -> np.ndarray[Any, Any]:
+    return np.frombuffer(whole, NUMPY[stored.dtype], math.prod(stored.shape), stored.offset).reshape(stored.shape)
+
+
+def _weight(file: Opened, arrays: Mapping[str, Stored], path: str, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    stored, scale = arrays[path], scale_path(path)
+    if stored.dtype != "int8" or scale is None:
+        return _array(file, stored, dtype)
+    return widened(path, _array(file, stored, NUMPY["int8"]), _array(file, arrays[scale], NUMPY["float32"]), dtype)
 
 
 def _array(file: Opened, stored: Stored, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -216,19 +269,28 @@ def _array(file: Opened, stored: Stored, dtype: np.dtype[Any]) -> np.ndarray[Any
 
 
 def _values(file: Opened, stored: Stored) -> Iterator[np.ndarray[Any, Any]]:
-    """One array's numbers, block by block; after the last, raises WeightsError if any was not finite."""
-    strange = 0
+    """One array's numbers, block by block; after the last, raises WeightsError if any was not what it must be."""
+    strange, (sound, wanted) = 0, _demand(stored)
     for block in hdf5.blocks(file, stored):
-        values = _widened(block, stored.dtype)
-        strange += values.size - int(np.count_nonzero(np.isfinite(values)))
+        values = _numbers(block, stored.dtype)
+        strange += values.size - int(np.count_nonzero(sound(values)))
         yield values
     if strange:
-        raise WeightsError(f"{stored.path} in {file.name} has {strange} values that are not finite numbers")
+        raise WeightsError(f"{stored.path} in {file.name} has {strange} values that are not {wanted}")
 
 
-def _widened(block: bytes, dtype: str) -> np.ndarray[Any, Any]:
-    if dtype == "float32":
-        return np.frombuffer(block, "<f4")
+def _demand(stored: Stored) -> tuple[Callable[[Any], Any], str]:
+    """What every number of an array must be, as a function and in words."""
+    if stored.dtype == "int8":
+        return (lambda whole: whole != -128), "-127 to 127"
+    if stored.path.rpartition("/")[2] in SCALES.values():
+        return (lambda scale: (scale >= SMALLEST) & (scale <= LARGEST)), f"scales of {SMALLEST:.3g} to {LARGEST:.3g}"
+    return np.isfinite, "finite numbers"
+
+
+def _numbers(block: bytes, dtype: str) -> np.ndarray[Any, Any]:
+    if dtype != "bfloat16":
+        return np.frombuffer(block, NUMPY[dtype])
     return (np.frombuffer(block, "<u2").astype(np.uint32) << 16).view(np.float32)
 
 
@@ -264,7 +326,7 @@ def _attributes(
 ) -> dict[str, str]:
     """The texts of the header, once the arguments of `write` are known to be sound."""
     if dtype not in NUMPY:
-        raise InputError(f"dtype is {dtype!r}, expected float32 or bfloat16")
+        raise InputError(f"dtype is {dtype!r}, expected {', '.join(NUMPY)}")
     if routing.needs_bias and not config.router_bias:
         raise InputError("the router is 'bias', expected a Config with router_bias for that")
     if tokenizer is not None and not 0 < len(tokenizer) <= MAX_TOKENIZER:
@@ -281,16 +343,20 @@ def _attributes(
     return texts
 
 
-def _fill(out: _Output, arrays: Any, shapes: Mapping[str, tuple[tuple[int, ...], str]]) -> Iterator[tuple[str, str]]:
-    """Write each array where it belongs; yields its path and sha256."""
+def _fill(out: _Output, arrays: Any, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> Iterator[tuple[str, str]]:
+    """Write each array where it belongs; yields the path and sha256 of all that is stored."""
     missing = set(shapes)
     for path, given in arrays.items() if isinstance(arrays, Mapping) else arrays:
         if path not in missing:
             raise WeightsError(f"{shown(path)} {'came twice' if path in shapes else 'is not part of this Config'}")
         missing.remove(path)
-        shape, dtype = shapes[path]
-        pieces = _checked(path, [given] if hasattr(given, "shape") else given, shape)
-        yield path, _put(out, path, _narrowed(path, pieces, NUMPY[dtype]))
+        pieces, scale = checked(path, given, shapes[path]), scale_path(path)
+        if dtype == "int8" and scale is not None:
+            scales: list[bytes] = []
+            yield path, _put(out, path, whole_numbers(path, pieces, scales))
+            yield scale, _put(out, scale, scales)
+        else:
+            yield path, _put(out, path, narrowed(path, pieces, NUMPY["float32" if dtype == "int8" else dtype]))
     if missing:
         raise WeightsError(f"{_some(sorted(missing))} did not come, but this Config needs it")
 
@@ -305,34 +371,6 @@ def _put(out: _Output, path: str, blocks: Iterable[bytes]) -> str:
                 written = os.pwrite(out.descriptor, rest, offset)
             rest, offset = rest[written:], offset + written
     return digest.hexdigest()
-
-
-def _checked(path: str, pieces: Iterable[Any], shape: tuple[int, ...]) -> Iterator[np.ndarray[Any, Any]]:
-    """The pieces, if they follow each other to make `shape`."""
-    rows = 0
-    for piece in pieces:
-        array = np.asarray(piece)
-        if array.dtype.name not in FLOATS:
-            raise WeightsError(f"{path} is {array.dtype}, expected one of {', '.join(FLOATS)}")
-        rows += len(array) if array.ndim else 0
-        if array.shape[1:] != shape[1:] or array.ndim != len(shape) or rows > shape[0]:
-            raise WeightsError(f"{path} is {(rows, *array.shape[1:])}, but this Config makes it {shape}")
-        yield array
-    if rows != shape[0]:
-        raise WeightsError(f"{path} is {(rows, *shape[1:])}, but this Config makes it {shape}")
-
-
-def _narrowed(path: str, pieces: Iterable[np.ndarray[Any, Any]], dtype: np.dtype[Any]) -> Iterator[bytes]:
-    """The bytes to store, in blocks; values that are no finite numbers, or become none, are refused."""
-    for piece in pieces:
-        flat = np.ascontiguousarray(piece).reshape(-1)
-        for start in range(0, flat.size, PIECE):
-            with np.errstate(over="ignore", invalid="ignore"):
-                values = flat[start : start + PIECE].astype(np.float32).astype(dtype)
-                strange = values.size - np.count_nonzero(np.isfinite(values))
-            if strange:
-                raise WeightsError(f"{path} has {strange} values that {dtype.name} cannot hold as finite numbers")
-            yield values.tobytes()
 
 
 def _some(names: list[str]) -> str:

@@ -45,6 +45,12 @@ def replaced(path: Path, name: str = NAME) -> Iterator[tuple[Any, np.ndarray]]:
         yield file, values
 
 
+def put(file: Any, name: str, values: np.ndarray) -> None:
+    """A dataset with its own sha256."""
+    file[name] = values
+    file[name].attrs["sha256"] = np.bytes_(hashlib.sha256(values.tobytes()).hexdigest())
+
+
 def attribute(path: Path, name: str, value: Any, where: str = "/") -> None:
     with changed(path) as file:
         file[where].attrs[name] = value
@@ -111,7 +117,7 @@ def hard_link_alias(path):
 @spoiler("stored in another file")
 def external_storage(path):
     with replaced(path) as (file, values):
-        file.create_dataset(NAME, values.shape, "<f4", external=[("/etc/passwd", 0, values.nbytes)])
+        file.create_dataset(NAME, values.shape, "<f4", external=[("/etc/passwd", 0, 4 * values.size)])
 
 
 @spoiler("stored virtual")
@@ -207,7 +213,7 @@ def of_type(name: str, kind: Any) -> None:
 of_type("float64", "<f8")
 of_type("float16", "<f2")
 of_type("big_endian", ">f4")
-of_type("signed_bytes", "i1")
+of_type("signed_words", "<i2")
 of_type("complex_numbers", "<c8")
 of_type("booleans", "?")
 of_type("opaque", "V4")
@@ -262,6 +268,12 @@ def bytes_for_weights(path):
     with replaced(path) as (file, values):
         file[NAME] = np.zeros(values.shape, np.uint8)
         file[NAME].attrs["sha256"] = np.bytes_("0" * 64)
+
+
+@spoiler(r"lacks decoder/blocks/0/attention/wk_scale_hk, .* and 30 more$")
+def int8_for_weights(path):
+    with replaced(path) as (file, values):
+        put(file, NAME, np.ones(values.shape, np.int8))
 
 
 @spoiler("neither a group nor a dataset")
@@ -489,3 +501,85 @@ with_numbers("config_of_many_layers", "config makes", num_layers=10**14)
 with_numbers("config_of_some_layers", "too few for the", num_layers=60, d_model=1, d_ff=1, d_kv=1, num_heads=1)
 with_numbers("config_of_no_width", "impossible: d_model is 0", d_model=0)
 with_numbers("config_field_unknown", "unknown field", depth=3)
+
+
+SCALE = "encoder/blocks/1/switch/wi_scale_ef"
+INT8_SPOILERS: dict[str, tuple[Callable[[Path], None], str]] = {}
+"""What spoils the structure of a file of int8."""
+INT8_NUMBERS: dict[str, tuple[Callable[[Path], None], str]] = {}
+"""What spoils its numbers only."""
+
+
+def retyped(title: str, name: str, kind: Any, says: str) -> None:
+    def spoil(path: Path) -> None:
+        with replaced(path, name) as (file, values):
+            put(file, name, np.ones(values.shape, kind))
+
+    INT8_SPOILERS[title] = (spoil, says)
+
+
+retyped("weight_of_floats", NAME, "<f4", r"wi_edf in .*mine\.h5 is float32, expected int8 in a file of int8$")
+retyped("norm_of_int8", "encoder/norm_d", "i1", r"encoder/norm_d in .* is int8, expected float32 in a file of int8$")
+retyped("bias_of_int8", "decoder/bias_rh", "i1", r"decoder/bias_rh in .* is int8, expected float32")
+retyped("router_of_int8", "encoder/blocks/1/switch/wr_de", "i1", r"wr_de in .* is int8, expected float32")
+retyped("scale_of_int8", SCALE, "i1", r"wi_scale_ef in .* is int8, expected float32")
+retyped("weight_of_bytes", NAME, "u1", "holds float32 and int8 and uint8, expected float32, bfloat16, or int8 and float32$")
+retyped("scale_of_doubles", SCALE, "<f8", "number type")
+
+
+def int8_spoiler(says: str) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
+    def kept(spoil: Callable[[Path], None]) -> Callable[[Path], None]:
+        INT8_SPOILERS[spoil.__name__] = (spoil, says)
+        return spoil
+
+    return kept
+
+
+@int8_spoiler(r"mine\.h5 lacks encoder/blocks/1/switch/wi_scale_ef$")
+def no_scale(path):
+    with replaced(path, SCALE):
+        pass
+
+
+@int8_spoiler(r"mine\.h5 has the unexpected encoder/blocks/1/switch/wr_scale_e$")
+def scale_of_what_has_none(path):
+    with changed(path) as file:
+        put(file, "encoder/blocks/1/switch/wr_scale_e", np.ones(2, "<f4"))
+
+
+@int8_spoiler(r"wi_scale_ef in .* is \(12, 2\), but this Config makes it \(2, 12\)")
+def scale_turned(path):
+    with replaced(path, SCALE) as (file, values):
+        put(file, SCALE, np.ascontiguousarray(values.T))
+
+
+@int8_spoiler("expected float32, bfloat16, or int8 and float32")
+def scale_of_bfloat16(path):
+    bfloat16_of_another_kind(path, 127, SCALE)
+
+
+@int8_spoiler("config makes")
+def int8_config_too_wide(path):
+    edited(path, d_ff=10**9)
+
+
+def number(title: str, name: str, value: float, says: str) -> None:
+    def spoil(path: Path) -> None:
+        with replaced(path, name) as (file, values):
+            values.reshape(-1)[-1] = value
+            put(file, name, values)
+
+    INT8_NUMBERS[title] = (spoil, says)
+
+
+number("minus_128", NAME, -128, r"wi_edf in .*mine\.h5 has 1 values that are not -127 to 127$")
+for _title, _value in {
+    "negative": -0.1,
+    "zero": 0.0,
+    "minus_zero": -0.0,
+    "nan": np.nan,
+    "infinite": np.inf,
+    "subnormal": 1e-39,
+    "so_large_that_127_times_it_is_not_finite": 2.7e36,
+}.items():
+    number(f"scale_{_title}", SCALE, _value, r"wi_scale_ef in .* has 1 values that are not scales of 1\.18e-38 to 2\.68e\+36$")

@@ -182,6 +182,16 @@ def test_a_bfloat16_file_holds_the_rounded_weights(case, tmp_path):
     np.testing.assert_array_equal(model.params.embedding_vd, rounded)
 
 
+def test_a_folder_becomes_the_int8_file_that_its_weights_become(case, tmp_path):
+    switchnp.convert(case[0], tmp_path / "wide.h5")
+    wide = switchnp.load(tmp_path / "wide.h5")
+    wide.save(tmp_path / "saved.h5", dtype="int8")
+
+    switchnp.convert(case[0], tmp_path / "int8.h5", dtype="int8")
+
+    assert (tmp_path / "int8.h5").read_bytes() == (tmp_path / "saved.h5").read_bytes()
+
+
 def test_experts_are_numbered_not_spelled(tmp_path):
     config = small_config(num_experts=12)
     params = small_params(config)
@@ -282,7 +292,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
         switchnp.convert(tmp_path, tmp_path / "out.h5")
 
 
-def test_only_float32_and_bfloat16_are_written(case, tmp_path):
+def test_only_known_number_types_are_written(case, tmp_path):
     with pytest.raises(InputError, match="'float16'"):
         switchnp.convert(case[0], tmp_path / "out.h5", dtype="float16")
 

@@ -300,7 +300,7 @@ def test_a_missing_array_and_one_that_comes_twice_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"dtype": "float16"}, "dtype is 'float16', expected float32 or bfloat16"),
+        ({"dtype": "float16"}, "dtype is 'float16', expected float32, bfloat16, int8"),
         ({"tokenizer": b""}, "the tokenizer has 0 bytes"),
         ({"provenance": {"a": 1}}, "provenance is not a table"),
         ({"provenance": {"a": "\x1b[31m"}}, "provenance is not a table"),

@@ -52,7 +52,7 @@ def convert(
 ) -> None:
     """Write the model in a Hugging Face folder to one HDF5 file, whole or not at all.
 
-    dtype       "float32" or "bfloat16", on disk
+    dtype       "float32", "bfloat16" or "int8", on disk
     tokenizer   a SentencePiece model to use instead of the folder's spiece.model
 
     Where tensors and config.json disagree about the architecture, the tensors win and a SwitchWarning says so.
