@@ -2,22 +2,21 @@
 
 import numpy as np
 
-from ..layers import EVALUATION
 from .beams import beam_search
 from .sampling import one_by_one, stream_of
 from .task import Answer, Task
 from .telling import told
-from .voices import Voices
 
-__all__ = ["Answer", "Task", "Voices", "search", "told"]
+__all__ = ["Answer", "Task", "search", "told"]
 
 
-def search(ops, config, routing, params, row, task, use_cache=True, mode=EVALUATION):
-    """The Answers to each prompt of a row, `num_return_sequences` of each, prompt after prompt.
+def search(voices, task):
+    """The Answers to each prompt, `num_return_sequences` of each, prompt after prompt.
 
+    voices  Voices of which each prompt has one
     task    a Task
     """
-    voices = Voices(ops, config, routing, params, row, use_cache, mode)
+    row = voices.row
     if task.config.num_beams > 1:
         return beam_search(voices, task)
     count = task.config.num_return_sequences

@@ -27,13 +27,13 @@ def gated_mixture(x_td, expert_t, slot_t, gate_t, wi0_edf, wi1_edf, wo_efd, C, a
 
 
 def _queues(expert_t, slot_t, E):
-    sorted_t, start_e = _sorted_by_expert(expert_t, slot_t, E)
+    sorted_t, start_e = sorted_by_expert(expert_t, slot_t, E)
     live = np.flatnonzero(np.diff(start_e))
     return [(e, sorted_t[start_e[e] : start_e[e + 1]]) for e in live]
 
 
 @jit()
-def _sorted_by_expert(expert_t, slot_t, E):
+def sorted_by_expert(expert_t, slot_t, E):
     T = len(expert_t)
     start_e = np.zeros(E + 1, np.int64)
     for t in range(T):

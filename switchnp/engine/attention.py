@@ -1,0 +1,100 @@
+"""Softmax(q kᵀ + b) v, head by head and a few tokens at a time: the scores of all tokens are never there together."""
+
+from collections import namedtuple
+
+import numpy as np
+
+from ..kernels.jit import jit
+from .elementary import exp
+from .instructions import BLOCK, FLOAT32, address_of, floats, int8s, int64s
+from .linked import linked
+from .operands import SPAN, Operand
+from .tile import multiplied, panel_of, panel_of_rows
+from .weight import Weight
+
+__all__ = ["Sight", "attended"]
+
+TOKENS = 48
+"""So many tokens look at once."""
+
+Sight = namedtuple("Sight", "spans_b4 position_t position_s mask_s line_hx causal")
+"""Who sees whom: one row of (first t, last t, first s, last s) a sentence, and the bias of each distance.
+
+line_hx     what each head adds for a distance of x - X // 2; X is 0 where distances do not matter
+"""
+
+
+@jit()
+def attended(rank, ranks, q_td, k_sd, v_sd, sight, H, o_td):
+    """o_td = what each head of each token brings home; this thread does its share of sentences and heads."""
+    items, X = len(sight.spans_b4) * H, sight.line_hx.shape[1]
+    arrays = address_of(q_td), address_of(k_sd), address_of(v_sd), address_of(o_td), q_td.shape[1]
+    seen = address_of(sight.position_t), address_of(sight.position_s), address_of(sight.mask_s), address_of(sight.line_hx), X
+    for item in range(rank * items // ranks, (rank + 1) * items // ranks):
+        t0, t1, s0, s1 = sight.spans_b4[item // H]
+        _head(t0, t1, s0, s1, item % H, H, *arrays, *seen, int(sight.causal))
+
+
+@linked(17)
+def _head(t0, t1, s0, s1, h, H, q, k, v, o, D, position_t, position_s, mask_s, line, X, causal):
+    K, S, column = D // H, s1 - s0, h * (D // H)
+    strips = (S + BLOCK - 1) // BLOCK
+    keys, values = np.empty(strips * K * BLOCK, np.int32), np.empty((min(S, SPAN) + 1) * BLOCK, np.int32)
+    for strip in range(strips):
+        row = k + 4 * ((s0 + strip * BLOCK) * D + column)
+        panel_of_rows(FLOAT32, row, 4 * D, 0, K, min(BLOCK, S - strip * BLOCK), address_of(keys) + 4 * strip * K * BLOCK)
+    ld = strips * BLOCK
+    score, total_t = np.empty(TOKENS * ld, np.float32), np.empty(TOKENS, np.float32)
+    nothing, biased = Weight(0, 0, 0), line + 4 * h * X
+    for t in range(t0, t1, TOKENS):
+        count = min(TOKENS, t1 - t)
+        query = Operand(q + 4 * (t * D + column), 4 * D, K, 0, 0, 0, count, K)
+        for strip in range(strips):
+            panel = address_of(keys) + 4 * strip * K * BLOCK
+            multiplied(FLOAT32, query, 0, K, panel, nothing, strip * BLOCK, BLOCK, False, address_of(score), ld)
+        for i in range(count):
+            own = int64s(position_t + 8 * (t + i), 1)[0]
+            row = score[i * ld : i * ld + S]
+            total_t[i] = _weighed(row, own, position_s + 8 * s0, mask_s + s0, biased, X, causal != 0)
+        for c in range(column, column + K, BLOCK):
+            N = min(BLOCK, column + K - c)
+            for start in range(0, S, SPAN):
+                stop = min(start + SPAN, S)
+                if t == t0 or S > SPAN or K > BLOCK:
+                    panel_of(FLOAT32, Weight(v, 0, D), s0 + start, s0 + stop, c, N, address_of(values))
+                look = Operand(address_of(score), 4 * ld, S, 0, 0, 0, count, S)
+                home = o + 4 * t * D
+                multiplied(FLOAT32, look, start, stop - start, address_of(values), nothing, c, N, start > 0, home, D)
+        for i in range(count):
+            o_k = floats(o + 4 * ((t + i) * D + column), K)
+            for d in range(K):
+                o_k[d] = o_k[d] / total_t[i] if S else np.float32(0)
+
+
+@jit(fastmath={"reassoc", "contract", "nnan", "nsz"})
+def _weighed(score_s, own, position, mask, line, X, causal):
+    """Scores to weights before they are divided by their sum, which is returned; who sees nothing looks everywhere alike."""
+    S = len(score_s)
+    if S == 0:
+        return np.float32(1)
+    position_s, mask_s = int64s(position, S), int8s(mask, S)
+    if X:
+        line_x, middle = floats(line, X), X // 2 - own
+        if position_s[S - 1] - position_s[0] == S - 1:
+            bias_s = line_x[middle + position_s[0] : middle + position_s[0] + S]
+            for s in range(S):
+                score_s[s] += bias_s[s]
+        else:
+            for s in range(S):
+                score_s[s] += line_x[middle + position_s[s]]
+    hidden = np.float32(-3e38)
+    top = hidden
+    for s in range(S):
+        seen = mask_s[s] != 0 and (not causal or position_s[s] <= own)
+        score_s[s] = score_s[s] if seen else hidden
+        top = score_s[s] if score_s[s] > top else top
+    total = np.float32(0)
+    for s in range(S):
+        score_s[s] = exp(score_s[s] - top)
+        total += score_s[s]
+    return total

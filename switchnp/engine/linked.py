@@ -1,0 +1,56 @@
+"""Inner loops that are compiled once, and called by their name from every program.
+
+Numba copies what a function calls into it and compiles the whole again: with these loops inside, each program would take
+seconds. A linked function takes integers (counts, flags, addresses) and is found by the linker, in this process or in what
+the cache on disk has of it.
+"""
+
+import threading
+
+import llvmlite.binding
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from ..kernels.jit import jit
+
+__all__ = ["link", "linked"]
+
+_WAITING, _LOCK = {}, threading.Lock()
+
+
+def linked(count):
+    """A function of `count` integers that gives nothing back, for compiled code to call."""
+
+    def made(function):
+        symbol = f"switchnp_{function.__name__}"
+        signature = types.void(*[types.int64] * count)
+        _WAITING[symbol] = signature, jit()(function)
+        names = ", ".join(f"a{i}" for i in range(count))
+        scope = {"codegen": _call(symbol), "signature": signature}
+        exec(f"def {function.__name__}(typing, {names}): return signature, codegen", scope)
+        return intrinsic(scope[function.__name__])
+
+    return made
+
+
+def _call(symbol):
+    def codegen(context, builder, signature, values):
+        kind = context.call_conv.get_function_type(signature.return_type, signature.args)
+        callee = cgutils.get_or_insert_function(builder.module, kind, symbol)
+        context.call_conv.call_function(builder, callee, signature.return_type, signature.args, values)
+        return context.get_dummy_value()
+
+    return codegen
+
+
+def link():
+    """See that every linked function is compiled and known to the linker; costs nothing where it is."""
+    if not _WAITING:
+        return
+    with _LOCK:
+        for symbol, (signature, function) in list(_WAITING.items()):
+            function.compile(signature)
+            compiled = function.overloads[signature.args]
+            address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+            llvmlite.binding.add_symbol(symbol, address)
+            del _WAITING[symbol]

@@ -1,0 +1,66 @@
+"""The weights as the engine reads them: each matrix where it lies, in float32, bfloat16 or int8, and all else in float32."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from ..quantization import SCALES, quantized, widened
+from ..tree import Tree
+from .instructions import KINDS
+from .weight import Weight
+
+__all__ = ["Matrix", "packed"]
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+class Matrix(NamedTuple):
+    """One array of weights, or one for each expert, and how many threads multiply by it; its last axis is that of a row."""
+
+    array: Any
+    scale: Any
+    kind: int
+    threads: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def weight(self) -> Weight:
+        return Weight(self.array.ctypes.data, self.scale.ctypes.data, self.shape[-1])
+
+
+def packed(params: Tree, dtype: str | None, threads: int) -> Tree:
+    """The weights of a Tree of arrays (of any kind, int8 with its scales beside it), converted where `dtype` asks for another.
+
+    What has the right kind is used where it lies, also in a file that is mapped.
+    """
+    leaves = dict(params.leaves())
+    found = {}
+    for path, array in leaves.items():
+        name = path.rpartition("/")[2]
+        if name in SCALES:
+            scale = leaves.get(path.removesuffix(name) + SCALES[name])
+            found[path] = _matrix(path, array, scale, dtype, threads)
+        elif name not in SCALES.values():
+            found[path] = np.ascontiguousarray(array, np.float32)
+    return Tree.of(found)
+
+
+def _matrix(path: str, array: Any, scale: Any, dtype: str | None, threads: int) -> Matrix:
+    stored = array.dtype.name
+    if dtype not in (None, stored):
+        if stored == "int8":
+            array, scale = widened(path, array, scale), None
+        if dtype == "int8":
+            array, scale = quantized(path, np.asarray(array, np.float32))
+        else:
+            array = np.asarray(array, BFLOAT16 if dtype == "bfloat16" else np.float32)
+    if path.endswith("_dhk"):
+        array = array.reshape(len(array), -1)
+    scale = np.ones(1, np.float32) if scale is None else np.ascontiguousarray(scale)
+    return Matrix(np.ascontiguousarray(array), scale, KINDS.index(array.dtype.name), threads)

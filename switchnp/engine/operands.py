@@ -1,0 +1,106 @@
+"""What goes into a product, as its weights want it: float32, rounded to bfloat16, or int8 with a scale for each stretch.
+
+In int8 each input is cut in stretches of `span` numbers, and each of them is a whole number of -127 … 127 times the scale of
+its stretch. Where the processor multiplies quads, weights are read as unsigned (w + 128), and 128 times a stretch's sum is taken
+away afterwards. The portable way does the same sums in float32, which is exact: a stretch has at most `SPAN` numbers, and
+127 · 127 · SPAN is below 2^24.
+"""
+
+from collections import namedtuple
+
+import numpy as np
+
+from ..kernels.jit import jit
+from .instructions import BFLOAT16, FOLDS, INT8, floats, int8s, int32s, uint16s
+from .weight import from_bfloat16
+
+__all__ = ["SPAN", "Operand", "number_at", "operand_of", "prepare", "room_for", "some_rows"]
+
+SPAN = 1024
+
+Operand = namedtuple("Operand", "address stride span scale sums x M K")
+"""M inputs of K numbers, by addresses.
+
+address, stride   where the first input starts as weights want it, and how many bytes from one to the next
+span              how many numbers a stretch has
+scale, sums       (M, stretches): the scale, and the sum of the whole numbers, of each stretch of an int8 input
+x                 the inputs as they were, (M, K) in float32
+"""
+
+
+def room_for(M, K):
+    """Bytes for `operand_of`, whatever the kind."""
+    return M * (4 * K + 64) + 8 * M * (K // 16 + 2)
+
+
+@jit()
+def operand_of(kind, x, M, K, span, room):
+    """The Operand of inputs at the address x, whose numbers will be at the address `room` once they are prepared."""
+    if kind == INT8:
+        stride = (K + 3) // 4 * 4 if FOLDS[INT8] == 4 else 4 * K
+        scale = room + (M * stride + 63) // 64 * 64
+        return Operand(room, stride, span, scale, scale + 4 * M * ((K + span - 1) // span), x, M, K)
+    if kind == BFLOAT16 and FOLDS[BFLOAT16] == 2:
+        return Operand(room, (K + 1) // 2 * 4, K, 0, 0, x, M, K)
+    return Operand(x, 4 * K, K, 0, 0, x, M, K)
+
+
+@jit()
+def prepare(kind, operand, m0, m1):
+    """Bring inputs m0 … m1 - 1 into the form that the weights want."""
+    K = operand.K
+    for m in range(m0, m1):
+        x_k, at = floats(operand.x + 4 * m * K, K), operand.address + m * operand.stride
+        if kind == BFLOAT16 and FOLDS[BFLOAT16] == 2:
+            _rounded(int32s(operand.x + 4 * m * K, K), uint16s(at, operand.stride // 2))
+        elif kind == INT8:
+            stretches = (K + operand.span - 1) // operand.span
+            scale_s, sum_s = floats(operand.scale + 4 * m * stretches, stretches), int32s(operand.sums + 4 * m * stretches, stretches)
+            if FOLDS[INT8] == 4:
+                _quantized(x_k, operand.span, scale_s, sum_s, int8s(at, operand.stride))
+            else:
+                _quantized(x_k, operand.span, scale_s, sum_s, floats(at, K))
+
+
+@jit()
+def _rounded(bits_k, y_k):
+    """To bfloat16, to the nearest, of two as near to the even one."""
+    for k in range(len(bits_k)):
+        bits = np.uint32(bits_k[k])
+        y_k[k] = np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+    if len(y_k) > len(bits_k):
+        y_k[-1] = 0
+
+
+@jit(fastmath={"nsz", "nnan", "reassoc"})
+def _quantized(x_k, span, scale_s, sum_s, y_k):
+    for s in range(len(scale_s)):
+        start, stop = s * span, min((s + 1) * span, len(x_k))
+        largest = np.float32(0)
+        for k in range(start, stop):
+            size = abs(x_k[k])
+            largest = size if size > largest else largest
+        scale_s[s] = largest / np.float32(127)
+        steps = np.float32(127) / largest if largest > 0 else np.float32(0)
+        total = np.int32(0)
+        for k in range(start, stop):
+            whole = np.int32(np.rint(x_k[k] * steps))
+            y_k[k] = whole
+            total += whole
+        sum_s[s] = total
+    for k in range(len(x_k), len(y_k)):
+        y_k[k] = 0
+
+
+@jit()
+def some_rows(operand, first, last):
+    """Inputs first … last - 1 of an Operand."""
+    o = operand
+    shift = 4 * first * ((o.K + o.span - 1) // o.span)
+    return Operand(o.address + first * o.stride, o.stride, o.span, o.scale + shift, o.sums + shift, o.x + 4 * first * o.K, last - first, o.K)
+
+
+@jit()
+def number_at(kind, address, k):
+    """Number k of an input that is float32 or bfloat16."""
+    return from_bfloat16(uint16s(address, k + 1)[k]) if FOLDS[kind] == 2 else floats(address, k + 1)[k]

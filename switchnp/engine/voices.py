@@ -1,0 +1,134 @@
+"""Decoders that speak side by side, as `voices.Voices` are, one compiled program a word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..config import ACTIVATIONS
+from ..layers import capacity
+from ..tree import Tree
+from ..voices import Voices as ReadableVoices
+from . import elementary, passes, pool, step
+from .memory import Memory
+
+__all__ = ["Voices"]
+
+
+class Voices(ReadableVoices):
+    """See voices.Voices: the same questions, the same answers."""
+
+    passes = passes
+
+    def restart(self) -> None:
+        ops, config, routing, params = self._setup
+        if self._use_cache and not hasattr(self, "_heard_by"):
+            blocks = params.decoder.blocks
+            self._heard_by = [passes.heard(config, p.cross, self._memory_sd) for p in blocks]
+            self._desk = _Desk(config, routing, params, self._heard_by) if _plain(ops, config, routing) else None
+        super().restart()
+
+    def _new_pasts(self) -> Any:
+        return Memory(self.row.sentences, self._heard_by)
+
+    def _keep_pasts(self, voices: Any) -> None:
+        self._pasts.keep(voices)
+
+    def next_logits(self, ids_bt: Any) -> Any:
+        if self._pasts is None or self._desk is None or ids_bt.shape[1] - self._heard != 1:
+            return super().next_logits(ids_bt)
+        ops, config, _, params = self._setup
+        table = params.decoder.embedding_vd if config.separate_embeddings else params.embedding_vd
+        spans = self.row.spans
+        spans_b2 = np.array([(spans[b].start, spans[b].stop) for b in self.prompt_b], np.int64)
+        logits_bv = self._desk.spoken(ops.embed(ids_bt[:, -1], table), self._pasts, spans_b2, self.row.mask_t)
+        self._heard = ids_bt.shape[1]
+        return logits_bv
+
+
+def _plain(ops: Any, config: Any, routing: Any) -> bool:
+    """Does every word go, alone and undropped, to the expert of the largest logit?"""
+    own = routing.of("decoder")
+    alone = own.router == "top 1" and own.eval_policy == "argmax" and own.group == "sequence"
+    return alone and config.num_decoder_layers > 0 and capacity(ops, config, own, 1) >= 1
+
+
+class _Desk:
+    """Where the numbers of one step lie: weights by address, and room for what is on the way."""
+
+    def __init__(self, config: Any, routing: Any, params: Tree, heard: Any) -> None:
+        blind = routing.of("decoder").position_bias != "every block"
+        stack, H = params.decoder, config.num_heads
+        self.config, self.params = config, params
+        self.table = np.array([_row(p, i, blind) for i, p in enumerate(stack.blocks)], np.int64)
+        self.head = params.embedding_vd if config.tie_word_embeddings else params.head_vd
+        self.S = len(heard[0][0])
+        # one head after the other, so that each is read in one line
+        self.memory = [
+            np.ascontiguousarray(np.stack([each[i].reshape(self.S, H, config.d_kv).transpose(1, 0, 2) for each in heard]))
+            for i in range(2)
+        ]
+        self.bias_hx = np.empty((H, 0), np.float32)
+        self.rooms: Any = None
+
+    def spoken(self, x_bd: Any, memory: Memory, spans_b2: Any, mask_s: Any) -> Any:
+        """The logits of every voice after one more word, which the memory keeps."""
+        T = len(memory)
+        memory.room(1)
+        self._know_distances(T + 1)
+        n = self._numbers(len(x_bd), T)
+        logits_bv = np.empty((n.B, n.V), np.float32)
+        cache = memory.keys.ctypes.data, memory.values.ctypes.data, (memory.keys.shape[1], memory.keys.shape[2])
+        seen = spans_b2, self.memory[0].ctypes.data, self.memory[1].ctypes.data, np.ascontiguousarray(mask_s)
+        line_bt = np.ascontiguousarray(memory.line_bt)
+        rooms = self._rooms(n.B)
+        own = self.table, self.params.decoder.norm_d, self.head.weight, x_bd, line_bt, *cache, self.bias_hx
+        pool.POOL.run(self.head.threads, step.spoken, n, *own, *seen, *rooms, logits_bv)
+        memory.said()
+        return logits_bv
+
+    def _numbers(self, B: int, T: int) -> step.Numbers:
+        c = self.config
+        shape = c.d_model, c.d_ff, c.num_heads, c.d_kv, c.num_experts, c.vocab_size
+        activation = elementary.ACTIVATIONS.index(ACTIVATIONS[c.dense_act_fn])
+        return step.Numbers(self.head.kind, B, *shape, T, self.S, c.layer_norm_epsilon, c.is_gated_act, activation, c.tie_word_embeddings)
+
+    def _know_distances(self, words: int) -> None:
+        if self.bias_hx.shape[1] < words:
+            from ..equations import relative_bucket
+
+            far = max(words, 2 * self.bias_hx.shape[1], 64)
+            buckets = self.config.relative_attention_num_buckets, self.config.relative_attention_max_distance
+            bucket_x = relative_bucket(-np.arange(far), *buckets, bidirectional=False)
+            self.bias_hx = np.ascontiguousarray(self.params.decoder.bias_rh[bucket_x].T)
+
+    def _rooms(self, B: int) -> Any:
+        if self.rooms is None or self.rooms[1].shape[0] != B:
+            c = self.config
+            N = c.num_heads * c.d_kv
+            shares = max(step.STRETCHES, c.num_heads)
+            widths = [(2, shares, B, c.d_model), (B, N), (B, N), (B, c.d_ff), (B if c.is_gated_act else 0, c.d_ff)]
+            self.rooms = [np.zeros(width, np.float32) for width in widths]
+        return self.rooms
+
+
+def _row(p: Any, i: int, blind: bool) -> list[int]:
+    """One block's row of the table of addresses (step.COLUMNS)."""
+    ffn = p.switch if "switch" in p else p.dense
+    end = "edf" if "switch" in p else "df"
+    gated = f"wi0_{end}" in ffn
+    wi, linear = (ffn[f"wi0_{end}"], ffn[f"wi1_{end}"]) if gated else (ffn[f"wi_{end}"],) * 2
+    wo = ffn.wo_efd if "switch" in p else ffn.wo_fd
+    own = p.attention.norm_d, p.attention.wq_dhk, p.attention.wk_dhk, p.attention.wv_dhk, p.attention.wo_hkd
+    cross = p.cross.norm_d, p.cross.wq_dhk, p.cross.wo_hkd
+    router = (ffn.wr_de, ffn.br_e if "br_e" in ffn else None) if "switch" in p else (None, None)
+    addresses = [_address(each) for each in (*own, *cross, ffn.norm_d, wi, linear, wo, *router)]
+    flags = [("switch" in p, 0), (i == 0 or not blind, 0)]
+    return [int(number) for pair in addresses + flags for number in pair]
+
+
+def _address(weight: Any) -> tuple[int, int]:
+    if weight is None:
+        return 0, 0
+    return weight.weight[:2] if hasattr(weight, "kind") else (weight.ctypes.data, 0)
