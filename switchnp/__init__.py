@@ -34,8 +34,9 @@ _HOMES = {
 }
 _ROOMS = {
     *("arguments", "bfloat16", "catalogue", "comparison", "config", "conformance", "conversion", "cost", "equations", "errors"),
-    *("files", "generation", "hdf5", "infilling", "journal", "kernels", "layers", "memory", "model", "network", "objective"),
-    *("padding", "params", "records", "routers", "routing", "search", "speech", "strictjson", "tokenizer", "tree", "weights"),
+    *("fidelity", "files", "generation", "hdf5", "infilling", "journal", "kernels", "layers", "memory", "model", "narrowing"),
+    *("network", "objective", "padding", "params", "pieces", "quantization", "records", "routers", "routing", "search"),
+    *("speech", "strictjson", "tokenizer", "tree", "weights"),
 }
 
 

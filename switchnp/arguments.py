@@ -116,6 +116,15 @@ def _convert(command: argparse.ArgumentParser) -> None:
     command.add_argument("--force", action="store_true", help="overwrite the target")
 
 
+def _quantize(command: argparse.ArgumentParser) -> None:
+    _file(command)
+    command.add_argument("-o", "--output", required=True, metavar="TARGET", help="the HDF5 file to write")
+    command.add_argument("--dtype", choices=("int8", "bfloat16"), default="int8", help="on disk (default int8)")
+    command.add_argument("--force", action="store_true", help="overwrite the target")
+    about = "compare answers on these texts, or on the lines of a file (default: a few of its own)"
+    command.add_argument("--text", nargs="+", action="extend", metavar="FILE_OR_TEXT", help=about)
+
+
 def _trace(command: argparse.ArgumentParser) -> None:
     _file(command)
     command.add_argument("text", help="the encoder's text; the decoder is given the greedy answer")
@@ -209,6 +218,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "fill": ('switchnp fill base-8.h5 "A <extra_id_0> walks into a bar and orders a <extra_id_1>."', _fill),
     "score": (f'switchnp score {_NUMBERS} "say in French: 84" "quatre-vingt-quatre"', _score),
     "convert": ("switchnp convert switch-base-8/ base-8.h5 --dtype bfloat16", _convert),
+    "quantize": (f'switchnp quantize {_NUMBERS} -o numbers-int8.h5 --text "say in French: 1984"', _quantize),
     "trace": (f'switchnp trace {_NUMBERS} "say in French: 1984"', _trace),
     "routing": (f'switchnp routing --compare huggingface paper,capacity=1 {_NUMBERS} "say in French: 1984"', _routing),
 }

@@ -136,12 +136,12 @@ def _line(answer: str | list[str]) -> str:
 @contextmanager
 def _journal(options: argparse.Namespace, prompts: list[str], config: Any) -> Iterator[Any]:
     """The answers of earlier runs of this very job, and a place for new ones: a file with --resume, else the memory."""
-    if options.resume is None:
-        yield _Memory()
-        return
     from . import weights
-    from .journal import Journal
+    from .journal import Journal, Memory
 
+    if options.resume is None:
+        yield Memory()
+        return
     _check_apart(options.resume)
     header, arrays = weights.read_header(options.file)
     model = [header.config.to_json(), hashlib.sha256(header.tokenizer or b"").hexdigest(), [a.sha256 for a in arrays]]
@@ -174,20 +174,6 @@ class _NobodyListens(Exception):
     """Whoever read the answers has gone."""
 
 
-class _Memory:
-    """A journal that nobody will read again."""
-
-    def __init__(self) -> None:
-        self.entries: list[Any] = []
-
-    def append(self, entry: Any) -> None:
-        """Add what was done next."""
-        self.entries.append(entry)
-
-    def remove(self) -> None:
-        """The job is done."""
-
-
 def _progress(total: int) -> Any:
     """A bar on stderr where somebody looks and there is something to wait for."""
     from tqdm import tqdm
@@ -206,6 +192,14 @@ def convert(options: argparse.Namespace) -> str:
     if options.json:
         return _json(facts)
     return f"{shown(options.target)}: {facts['parameters']:,} parameters in {facts['dtype']}, {facts['bytes']:,} bytes"
+
+
+def quantize(options: argparse.Namespace) -> str:
+    """The same model in fewer bits, and what that costs: how far weights, experts, logits and answers are off."""
+    from .narrowing import narrow
+
+    narrowing = narrow(options.file, options.output, options.dtype, options.force, options.text)
+    return _json(asdict(narrowing)) if options.json else str(narrowing)
 
 
 def trace(options: argparse.Namespace) -> str:
@@ -245,7 +239,7 @@ def routing(options: argparse.Namespace) -> str:
     return "\n".join(map(_plain, str(comparison).split("\n")))
 
 
-COMMANDS = {command.__name__: command for command in (info, generate, fill, score, convert, trace, routing)}
+COMMANDS = {command.__name__: command for command in (info, generate, fill, score, convert, quantize, trace, routing)}
 
 
 def _columns(rows: list[dict[str, str]]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import FileError, SwitchError
 
-__all__ = ["as_path", "check_regular", "locked", "readable", "replacing", "shown", "writable"]
+__all__ = ["as_path", "check_regular", "check_target", "locked", "readable", "replacing", "shown", "writable"]
 
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
@@ -73,7 +73,7 @@ def replacing(path: Path, needed: int, force: bool) -> Iterator[Path]:
     force   replace an existing file (a link is replaced, not what it leads to)
     """
     with writable(path):
-        _check_target(path, force)
+        check_target(path, force)
         _remove_stale(path)
         _check_room(path, needed)
         temporary, descriptor = _temporary(path)
@@ -92,7 +92,8 @@ def replacing(path: Path, needed: int, force: bool) -> Iterator[Path]:
         _sync(path.parent)
 
 
-def _check_target(path: Path, force: bool) -> None:
+def check_target(path: Path, force: bool) -> None:
+    """Raise FileError where a file may not be written, or only with `force`."""
     if not path.name or path.is_dir() or (path.exists() and not path.is_file()):
         raise FileError(f"{shown(path)} cannot be written: it is not a regular file")
     if not path.parent.is_dir():

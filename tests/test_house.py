@@ -50,6 +50,8 @@ FLOORS = {
     "model": 7,
     "conformance": 7,
     "comparison": 8,
+    "fidelity": 8,
+    "narrowing": 9,
     "arguments": 8,
     "__init__": 9,
     "cli": 10,
