@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .config import Config
     from .conversion import convert
     from .errors import SwitchError
-    from .model import SwitchTransformer, load
+    from .loading import load
+    from .model import SwitchTransformer
     from .routing import Routing
     from .search import GenerationConfig
     from .tree import Tree
@@ -30,13 +31,13 @@ _HOMES = {
     "SwitchTransformer": "model",
     "Tree": "tree",
     "convert": "conversion",
-    "load": "model",
+    "load": "loading",
 }
 _ROOMS = {
-    *("arguments", "bfloat16", "catalogue", "comparison", "config", "conformance", "conversion", "cost", "equations", "errors"),
-    *("fidelity", "files", "generation", "hdf5", "infilling", "journal", "kernels", "layers", "memory", "model", "narrowing"),
-    *("network", "objective", "padding", "params", "pieces", "quantization", "records", "routers", "routing", "search"),
-    *("speech", "strictjson", "tokenizer", "tree", "weights"),
+    *("arguments", "bfloat16", "catalogue", "comparison", "config", "conformance", "conversion", "cost", "engine", "equations"),
+    *("errors", "fidelity", "files", "generation", "hdf5", "infilling", "journal", "kernels", "layers", "loading", "memory"),
+    *("model", "narrowing", "network", "objective", "padding", "params", "pieces", "quantization", "records", "routers"),
+    *("routing", "search", "setups", "speech", "strictjson", "tokenizer", "tree", "voices", "weights"),
 }
 
 

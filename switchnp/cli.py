@@ -221,7 +221,7 @@ def routing(options: argparse.Namespace) -> str:
     """Every preset of routing, choice by choice; or one text under two of them."""
     from .catalogue import ORIGINS, table
     from .comparison import compare
-    from .model import load
+    from .loading import load
     from .routing import Routing
 
     if options.compare is None:
@@ -276,12 +276,11 @@ def _places(model: Any, arrays: Any) -> Iterator[Place]:
 
 
 def _load(options: argparse.Namespace) -> Any:
-    from .model import load
+    from .loading import load
     from .weights import read_header
 
     routing = options.routing or read_header(options.file)[0].routing
-    engine = options.engine or ("kernels" if routing.precision == "float32" else "equations")
-    return load(options.file, routing=routing, engine=engine)
+    return load(options.file, routing=routing, engine=options.engine)
 
 
 def _rng(options: argparse.Namespace) -> Any:

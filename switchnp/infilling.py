@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .config import Config
 from .errors import InputError
-from .generation import Task, Voices
+from .generation import Task
 from .generation.beams import beam_search
-from .network import Row
 from .records import whole
 from .search import GenerationConfig
 from .tokenizer import SENTINELS, Tokenizer
@@ -55,19 +55,16 @@ def beams_for(candidates: int, max_new_tokens: int) -> GenerationConfig:
     return GenerationConfig(num_beams=beams, num_return_sequences=beams, length_penalty=0.0, max_new_tokens=max_new_tokens)
 
 
-def fill(setup: Any, tokenizer: Tokenizer, row: Row, text: str, search: GenerationConfig, candidates: int, mode: Any) -> Filled:
+def fill(voices: Any, config: Config, tokenizer: Tokenizer, text: str, search: GenerationConfig, candidates: int) -> Filled:
     """Each gap in turn: beams over what follows its sentinel, until the next sentinel or the end.
 
     A candidate's probability is that of its words and of an end behind them, whichever end that is.
 
-    setup   (ops, config, routing, params)
-    row     the text's ids
+    voices  Voices over the text's ids
     search  what `beams_for` says
     """
-    ops, config, routing, params = setup
     first = tokenizer.vocab_size - SENTINELS
     ends = (config.eos_token_id, *range(first, tokenizer.vocab_size))
-    voices = Voices(ops, config, routing, params, row, True, mode)
     said: list[int] = [config.decoder_start_token_id]
     gaps: list[Gap] = []
     for sentinel in sentinels(text):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from importlib import import_module
+from dataclasses import dataclass
 from types import NoneType
 from typing import Any
 
@@ -13,23 +12,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import generation, memory, network, objective, weights
-from .bfloat16 import simulated
 from .config import Config
-from .errors import InputError, ShapeError, TokenizerError
+from .errors import InputError, TokenizerError
 from .infilling import Filled, beams_for, fill
 from .network import Row
 from .padding import Batch, Edge, targets_of
-from .params import check_shapes
 from .routers import Mode
 from .routing import Routing
 from .search import GenerationConfig
+from .setups import Weights, check_fit, setup_of
 from .speech import Speech
 from .tokenizer import Tokenizer
 from .tree import Tree
+from .voices import Voices
 
-__all__ = ["Output", "SwitchTransformer", "load"]
-
-ENGINES = ("kernels", "equations")
+__all__ = ["Output", "SwitchTransformer"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +53,12 @@ class Output:
 class SwitchTransformer:
     """A Switch Transformer: Config, Routing, weights, and a tokenizer where there is one.
 
-    engine      "kernels" (Numba) or "equations" (NumPy, the oracle)
+    params      all float32 or all float64; or as a file stores them, bfloat16 or int8 with scales
+    engine      "fast", "kernels" (Numba) or "equations" (NumPy, the oracle); None: "fast", but for float64 and for a simulated
+                precision. `trace` and `training` keep to the readable two
     generation  how its answers are searched for, unless told otherwise
+    dtype       what the fast engine multiplies in: "float32", "bfloat16" or "int8"; None: as stored, but float32 for bfloat16
+    threads     of the fast engine; None: as many as this process may use. Answers are the same bits for any number
 
     Raises ShapeError where `params` is not what `config` makes.
     """
@@ -68,38 +69,50 @@ class SwitchTransformer:
         params: Tree,
         routing: Routing | None = None,
         tokenizer: Tokenizer | None = None,
-        engine: str = "kernels",
+        engine: str | None = None,
         provenance: dict[str, str] | None = None,
         generation: GenerationConfig | None = None,
+        dtype: str | None = None,
+        threads: int | None = None,
     ) -> None:
-        _check_choices(routing, engine)
         if not isinstance(generation, (GenerationConfig, NoneType)):
             raise InputError(f"generation is {generation!a:.80}, expected a switchnp.GenerationConfig")
-        check_shapes(params, config)
-        _check_dtypes(params)
+        self.routing = Routing.paper() if routing is None else routing
+        self._weights = Weights(config, params, dtype, threads)
+        self.engine = _engine(engine, self.routing, self._weights)
+        check_fit(self.routing, self._weights, self.engine)
         if tokenizer is not None:
             weights.check_vocabulary(tokenizer, config)
         self.config = config
-        self.params = params
-        self.routing = routing or Routing.paper()
         self.tokenizer = tokenizer
-        self.engine = engine
         self.provenance = dict(provenance or {})
         self.generation = GenerationConfig() if generation is None else generation
-        _check_fit(self.routing, config, engine, params)
 
     @property
-    def _ops(self) -> Any:
-        return import_module(f"switchnp.{self.engine}")
+    def params(self) -> Tree:
+        """The weights, all float32 or all float64."""
+        return self._weights.readable
+
+    @params.setter
+    def params(self, params: Tree) -> None:
+        self._weights = Weights(self.config, params, self._weights.dtype, self._weights.threads)
 
     @property
     def _setup(self) -> tuple[Any, Config, Routing, Tree]:
-        """Equations, numbers, choices, and the weights in the routing's precision."""
-        _check_choices(self.routing, self.engine)
-        _check_fit(self.routing, self.config, self.engine, self.params)
-        precision = self.routing.precision
-        params = self.params if precision == "float32" else simulated(self.params, precision)
-        return self._ops, self.config, self.routing, params
+        return setup_of(self._weights, self.routing, self.engine)
+
+    @property
+    def _readable_setup(self) -> tuple[Any, Config, Routing, Tree]:
+        """The same, by an engine that keeps what is on the way."""
+        return setup_of(self._weights, self.routing, "kernels" if self.engine == "fast" else self.engine)
+
+    @property
+    def _passes(self) -> Any:
+        """Encoder and decoder as this engine has them."""
+        return _voices_of(self.engine).passes
+
+    def _voices(self, row: Row, use_cache: bool, mode: Mode) -> Voices:
+        return _voices_of(self.engine)(*self._setup, row, use_cache, mode)
 
     @property
     def _edge(self) -> Edge:
@@ -135,10 +148,10 @@ class SwitchTransformer:
         words, targets = self._edge.words(prompts, decoder_input_ids, decoder_attention_mask, labels)
         self._check_memory(prompts.row)
         self._check_memory(words.row)
-        setup = self._setup
-        memory_td, encoder = network.encode(*setup, prompts.row, mode=mode)
-        last_td, decoder = network.decode(*setup, words.row, memory_td, prompts.row, mode=mode)
-        logits_tv = network.logits(self._ops, self.config, setup[-1], last_td)
+        setup, passes = (self._readable_setup, network) if training else (self._setup, self._passes)
+        memory_td, encoder = passes.encode(*setup, prompts.row, mode=mode)
+        last_td, decoder = passes.decode(*setup, words.row, memory_td, prompts.row, mode=mode)
+        logits_tv = network.logits(setup[0], self.config, setup[-1], last_td)
         losses = self._losses(logits_tv, words, targets, encoder, decoder, prompts.row)
         return Output(words.padded(logits_tv), prompts.padded(memory_td), words.padded(last_td), **losses)
 
@@ -153,7 +166,8 @@ class SwitchTransformer:
         mode = self._mode(training, rng)
         prompts = self._edge.batch("input_ids", input_ids, attention_mask)
         self._check_memory(prompts.row)
-        memory_td, _ = network.encode(*self._setup, prompts.row, mode=mode)
+        setup, passes = (self._readable_setup, network) if training else (self._setup, self._passes)
+        memory_td, _ = passes.encode(*setup, prompts.row, mode=mode)
         return prompts.padded(memory_td)
 
     def generate(
@@ -196,7 +210,7 @@ class SwitchTransformer:
         task = speech.task(stream, alone=batch.row.sentences * count == 1)
         words = config.max_new_tokens + len(speech.start_t)
         self._check_memory(batch.row, words, batch.row.sentences * max(count, config.num_beams))
-        found = generation.search(*self._setup, batch.row, task, use_cache, self._mode(False, rng))
+        found = generation.search(self._voices(batch.row, use_cache, self._mode(False, rng)), task)
         if texts is None and not return_scores:
             return speech.padded(found)
         answers = speech.answers(found, return_scores)
@@ -222,7 +236,7 @@ class SwitchTransformer:
         if len(ids) != batch.row.sentences:
             raise InputError(f"there are {len(ids)} answers, expected {batch.row.sentences} like prompts")
         self._check_memory(batch.row, max(map(len, ids)), len(ids))
-        voices = generation.Voices(*self._setup, batch.row, use_cache=True, mode=self._mode(False, rng))
+        voices = self._voices(batch.row, True, self._mode(False, rng))
         speech = Speech(GenerationConfig(), self.tokenizer, self.config)
         told = [speech.answer(each) for each in generation.told(voices, speech.start_t, ids)]
         return told[0] if isinstance(prompts, str) else told
@@ -235,11 +249,10 @@ class SwitchTransformer:
         search, mode = beams_for(candidates, max_new_tokens), self._mode(False, rng)
         batch = self._prompts([text], text, None)
         self._check_memory(batch.row, max_new_tokens, search.num_beams)
-        return fill(self._setup, self._tokenizer(), batch.row, text, search, candidates, mode)
+        return fill(self._voices(batch.row, True, mode), self.config, self._tokenizer(), text, search, candidates)
 
     def _check_memory(self, row: Row, words: int = 0, voices: int = 0) -> None:
-        itemsize = next(leaf.itemsize for _, leaf in self.params.leaves())
-        memory.check(self.config, row, words, voices, itemsize, self.engine)
+        memory.check(self.config, row, words, voices, self._weights.itemsize, self.engine)
 
     def trace(
         self,
@@ -265,10 +278,10 @@ class SwitchTransformer:
         words = self._edge.batch("decoder_input_ids", decoder_input_ids, decoder_attention_mask, like=prompts)
         self._check_memory(prompts.row)
         self._check_memory(words.row)
-        setup = self._setup
+        setup = self._readable_setup
         memory_td, encoder = network.encode(*setup, prompts.row, keep=True, mode=mode)
         last_td, decoder = network.decode(*setup, words.row, memory_td, prompts.row, keep=True, mode=mode)
-        decoder.logits_tv = network.logits(self._ops, self.config, setup[-1], last_td)
+        decoder.logits_tv = network.logits(setup[0], self.config, setup[-1], last_td)
         return Tree(encoder=encoder, decoder=decoder)
 
     def save(self, path: str | os.PathLike[str], dtype: str = "float32", force: bool = False) -> None:
@@ -290,7 +303,7 @@ class SwitchTransformer:
 
     def _answered(self, prompts: Batch, mode: Mode) -> tuple[Any, Any]:
         speech = Speech(GenerationConfig(), self.tokenizer, self.config)
-        found = generation.search(*self._setup, prompts.row, speech.task(), mode=mode)
+        found = generation.search(Voices(*self._readable_setup, prompts.row, True, mode), speech.task())
         words = speech.padded(found)[:, :-1]
         ended = np.cumsum(words == self.config.eos_token_id, axis=1) > 0
         return words, ~ended
@@ -303,8 +316,8 @@ class SwitchTransformer:
         cross_entropy = logit_z = loss = None
         if targets is not None:
             target_t = targets_of(words, targets)
-            cross_entropy = float(self._ops.cross_entropy(logits_tv, target_t))
-            logit_z = float(self._ops.logit_z(logits_tv, target_t))
+            cross_entropy = float(self._readable_setup[0].cross_entropy(logits_tv, target_t))
+            logit_z = float(self._readable_setup[0].logit_z(logits_tv, target_t))
             loss = objective.total_loss(self.config, self.routing, cross_entropy, logit_z, *losses)
         return {
             "encoder_balance_loss": objective.stack_loss(self.routing, losses[0].balances),
@@ -320,8 +333,8 @@ class SwitchTransformer:
         routing, switches = self.routing.of(name), network.switches(stack)
         if len(switches) == len(stack.blocks) and not routing.all_sparse_loss:
             return objective.RouterLosses([], [])
-        groups = network.groups_of(self._ops, self.config, routing, row)
-        return objective.router_losses(self._ops, routing, switches, groups)
+        groups = network.groups_of(self._readable_setup[0], self.config, routing, row)
+        return objective.router_losses(self._readable_setup[0], routing, switches, groups)
 
     def _prompts(self, texts: list[str] | None, ids: Any, mask: ArrayLike | None) -> Batch:
         if texts is None:
@@ -336,57 +349,27 @@ class SwitchTransformer:
         return self.tokenizer
 
 
-def load(
-    path: str | os.PathLike[str],
-    routing: Routing | None = None,
-    engine: str = "kernels",
-    dtype: str = "float32",
-    precision: str | None = None,
-) -> SwitchTransformer:
-    """The model in a switchnp HDF5 file.
-
-    routing     instead of the one that the file names
-    engine      "kernels" or "equations"
-    dtype       "float32", or "float64" for checking; weights stored in fewer bits are widened
-    precision   instead of the routing's: "bfloat16" and "selective" simulate it (Switch, §2.4), with engine="equations"
-
-    Raises FileError where the path cannot be read and WeightsError where the file is not a sound model.
-    """
-    _check_choices(routing, engine)
-    params, header = weights.read(path, dtype)
-    tokenizer = Tokenizer(header.tokenizer) if header.tokenizer is not None else None
-    routing = routing or header.routing
-    if precision is not None:
-        routing = replace(routing, precision=precision)
-    return SwitchTransformer(header.config, params, routing, tokenizer, engine, header.provenance, header.generation)
+def _engine(engine: str | None, routing: Any, weights: Weights) -> Any:
+    """The engine that is asked for, or the fastest that this routing and these weights can have."""
+    if engine is not None or not isinstance(routing, Routing):
+        return engine
+    if routing.precision != "float32":
+        return "equations"
+    return "kernels" if weights.itemsize == 8 else "fast"
 
 
-def _check_choices(routing: Any, engine: Any) -> None:
-    if engine not in ENGINES:
-        raise InputError(f"engine is {engine!r}, expected one of {', '.join(map(repr, ENGINES))}")
-    if routing is not None and not isinstance(routing, Routing):
-        raise InputError(f"routing is {routing!r}, expected a switchnp.Routing such as Routing.paper()")
+def _voices_of(engine: str) -> Any:
+    if engine != "fast":
+        return Voices
+    from .engine.voices import Voices as FastVoices
+
+    return FastVoices
 
 
 def _check_switches(**switches: Any) -> None:
     for name, value in switches.items():
         if not isinstance(value, (bool, np.bool_)):
             raise InputError(f"{name} is {value!a:.80}, expected True or False")
-
-
-def _check_fit(routing: Routing, config: Config, engine: str, params: Tree) -> None:
-    """Raise where this routing is not for this model."""
-    dtype = next(leaf.dtype for _, leaf in params.leaves())
-    if routing.precision != "float32" and (engine != "equations" or dtype != np.float32):
-        raise InputError(f"precision is {routing.precision!r}, expected engine='equations' and float32 weights for that")
-    if routing.needs_bias and not config.router_bias:
-        raise InputError("the router is 'bias', expected a Config with router_bias for that")
-
-
-def _check_dtypes(params: Tree) -> None:
-    dtypes = {str(leaf.dtype) for _, leaf in params.leaves()}
-    if dtypes not in ({"float32"}, {"float64"}):
-        raise ShapeError(f"the weights are {' and '.join(sorted(dtypes))}, expected all float32 or all float64")
 
 
 def _texts(prompts: Any) -> list[str] | None:

@@ -18,7 +18,8 @@ from .errors import FileError, InputError, SwitchError, TokenizerError
 from .fidelity import Fidelity, measured
 from .files import as_path, check_regular, check_target, readable, shown, writable
 from .hdf5 import ITEMSIZE
-from .model import SwitchTransformer, load
+from .loading import load
+from .model import SwitchTransformer
 from .quantization import output_first, scale_path, widened
 
 __all__ = ["Narrowing", "Part", "narrow"]

@@ -41,26 +41,30 @@ FLOORS = {
     "weights": 4,
     "cost": 4,
     "network": 4,
-    "generation": 5,
-    "memory": 5,
-    "speech": 6,
-    "infilling": 6,
+    "voices": 5,
+    "engine": 6,
+    "setups": 7,
+    "loading": 9,
+    "generation": 6,
+    "memory": 6,
+    "speech": 7,
+    "infilling": 7,
     "padding": 5,
-    "conversion": 5,
-    "model": 7,
-    "conformance": 7,
-    "comparison": 8,
-    "fidelity": 8,
-    "narrowing": 9,
-    "arguments": 8,
-    "__init__": 9,
-    "cli": 10,
-    "__main__": 11,
+    "conversion": 6,
+    "model": 8,
+    "conformance": 8,
+    "comparison": 9,
+    "fidelity": 9,
+    "narrowing": 10,
+    "arguments": 9,
+    "__init__": 10,
+    "cli": 11,
+    "__main__": 12,
 }
 ALPHABET = set("tsdhkfecvrn1")
 ARRAY_ROOMS = [*(PACKAGE / "equations").glob("*.py"), *(PACKAGE / "kernels").glob("*.py"), PACKAGE / "layers.py"]
 EQUATIONS = [getattr(eq, name) for name in eq.__all__]
-LIBRARIES = {"numpy", "numba", "h5py", "sentencepiece", "safetensors", "tqdm", "ml_dtypes", "torch"}
+LIBRARIES = {"numpy", "numba", "h5py", "sentencepiece", "safetensors", "tqdm", "ml_dtypes", "torch", "llvmlite"}
 
 
 def room(path):

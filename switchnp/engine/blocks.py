@@ -116,7 +116,25 @@ def dense(rank, ranks, barrier, kind, x_td, norm_d, eps, wi, wi_linear, wo, gate
 
 @jit()
 def mixture(
-    rank, ranks, barrier, kind, n_td, token_i, start_e, gate_i, wi, wi_linear, wo, gated, activation, n_id, h_if, g_if, y_id, y_td, room
+    rank,
+    ranks,
+    barrier,
+    kind,
+    n_td,
+    token_i,
+    start_e,
+    gate_i,
+    wi,
+    wi_linear,
+    wo,
+    gated,
+    activation,
+    n_id,
+    h_if,
+    g_if,
+    y_id,
+    y_td,
+    room,
 ):
     """y_td[token] = gate Expert(n_td[token]) for tokens that are sorted by expert."""
     I, D, F = len(token_i), n_td.shape[1], h_if.shape[1]

@@ -7,7 +7,26 @@ import numpy as np
 from llvmlite import ir
 
 from ..kernels.jit import jit
-from .instructions import (BFLOAT16, BLOCK, F32, FLOAT32, FOLDS, I8, I32, I64, INT8, LANES, SIZES, address_of, floats, instruction, int8s, int32s, lane,)
+from .instructions import (
+    BFLOAT16,
+    BLOCK,
+    F32,
+    FLOAT32,
+    FOLDS,
+    I8,
+    I32,
+    I64,
+    INT8,
+    LANES,
+    SIZES,
+    WIDENED,
+    address_of,
+    floats,
+    instruction,
+    int8s,
+    int32s,
+    lane,
+)
 from .linked import linked
 from .operands import Operand, number_at
 from .sums import settled
@@ -60,14 +79,23 @@ def _made(kind, inputs):
 _float32_1, _float32_4 = _made(FLOAT32, 1), _made(FLOAT32, 4)
 _bfloat16_1, _bfloat16_4 = _made(BFLOAT16, 1), _made(BFLOAT16, 4)
 _int8_1, _int8_4 = _made(INT8, 1), _made(INT8, 4)
+_widened_1, _widened_4 = _made(WIDENED, 1), _made(WIDENED, 4)
 
 
 @jit()
 def _rows(kind, alone, x, stride, row, row_stride, count, steps, y):
     if kind == FLOAT32:
-        _float32_1(x, stride, row, row_stride, count, steps, y) if alone else _float32_4(x, stride, row, row_stride, count, steps, y)
+        _float32_1(x, stride, row, row_stride, count, steps, y) if alone else _float32_4(
+            x, stride, row, row_stride, count, steps, y
+        )
     elif kind == BFLOAT16:
-        _bfloat16_1(x, stride, row, row_stride, count, steps, y) if alone else _bfloat16_4(x, stride, row, row_stride, count, steps, y)
+        _bfloat16_1(x, stride, row, row_stride, count, steps, y) if alone else _bfloat16_4(
+            x, stride, row, row_stride, count, steps, y
+        )
+    elif kind == WIDENED:
+        _widened_1(x, stride, row, row_stride, count, steps, y) if alone else _widened_4(
+            x, stride, row, row_stride, count, steps, y
+        )
     else:
         _int8_1(x, stride, row, row_stride, count, steps, y) if alone else _int8_4(x, stride, row, row_stride, count, steps, y)
 
@@ -130,6 +158,8 @@ def _block(kind, inputs, x, x_stride, row, stride, N, length, sums):
                 sums_n[i] = few[m * ROWS + r]
                 for k in range(whole * LANES * FOLDS[kind], length):
                     if FOLDS[kind] == 4:
-                        sums_n[i] += np.int32(int8s(x + m * x_stride, length)[k]) * (np.int32(int8s(at + r * stride, length)[k]) + 128)
+                        sums_n[i] += np.int32(int8s(x + m * x_stride, length)[k]) * (
+                            np.int32(int8s(at + r * stride, length)[k]) + 128
+                        )
                     else:
                         float_n[i] += number_at(kind, x + m * x_stride, k) * weight_at(kind, at + r * stride, k)

@@ -19,17 +19,18 @@ __all__ = [
     "FLOAT32",
     "FOLDS",
     "INT8",
-    "KINDS",
     "LANES",
     "SIZES",
+    "WIDENED",
     "WIDTH",
     "address_of",
     "features",
     "floats",
     "instruction",
     "int32s",
-    "int64s",
     "int8s",
+    "int64s",
+    "keep",
     "lane",
     "uint16s",
 ]
@@ -48,12 +49,11 @@ def features():
 
 _FEATURES = features()
 _WIDE = {"avx512f", "avx512bw"} <= _FEATURES
-KINDS = ("float32", "bfloat16", "int8")
-FLOAT32, BFLOAT16, INT8 = range(3)
-"""What weights are made of."""
-SIZES = (4, 2, 1)
+FLOAT32, BFLOAT16, INT8, WIDENED = range(4)
+"""What weights are made of and multiplied in; WIDENED are bfloat16 that are multiplied in float32."""
+SIZES = (4, 2, 1, 2)
 """Bytes of a weight, by kind."""
-FOLDS = (1, 2 if _WIDE and "avx512bf16" in _FEATURES else 1, 4 if _WIDE and "avx512vnni" in _FEATURES else 1)
+FOLDS = (1, 2 if _WIDE and "avx512bf16" in _FEATURES else 1, 4 if _WIDE and "avx512vnni" in _FEATURES else 1, 1)
 """How many weights a lane of 32 bits multiplies at once, by kind; 1 is by way of float32."""
 BLOCK = 64
 """Columns are cut at multiples of this, whatever the number of threads."""
@@ -108,6 +108,12 @@ def address_of(typing, array):
         return builder.ptrtoint(data, I64)
 
     return types.int64(array), codegen
+
+
+@jit()
+def keep(array):
+    """An array of which only the address is used lives at least until here."""
+    return len(array)
 
 
 @jit()
@@ -175,7 +181,7 @@ class Builder:
         return ir.Constant(ir.VectorType(kind, count), [0] * count)
 
     def widened(self, address, kind, count=LANES):
-        """`count` weights as float32. """
+        """`count` weights as float32."""
         if kind == FLOAT32:
             return self.load(address, F32, count)
         if kind == INT8:

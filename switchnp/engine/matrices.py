@@ -9,12 +9,10 @@ import numpy as np
 
 from ..quantization import SCALES, quantized, widened
 from ..tree import Tree
-from .instructions import KINDS
+from .instructions import BFLOAT16, FLOAT32, INT8, WIDENED
 from .weight import Weight
 
 __all__ = ["Matrix", "packed"]
-
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 class Matrix(NamedTuple):
@@ -37,7 +35,8 @@ class Matrix(NamedTuple):
 def packed(params: Tree, dtype: str | None, threads: int) -> Tree:
     """The weights of a Tree of arrays (of any kind, int8 with its scales beside it), converted where `dtype` asks for another.
 
-    What has the right kind is used where it lies, also in a file that is mapped.
+    What has the right kind is used where it lies, also in a file that is mapped. Stored bfloat16 is right for float32 too: it is
+    widened, exactly, as it is read.
     """
     leaves = dict(params.leaves())
     found = {}
@@ -53,14 +52,15 @@ def packed(params: Tree, dtype: str | None, threads: int) -> Tree:
 
 def _matrix(path: str, array: Any, scale: Any, dtype: str | None, threads: int) -> Matrix:
     stored = array.dtype.name
-    if dtype not in (None, stored):
-        if stored == "int8":
-            array, scale = widened(path, array, scale), None
-        if dtype == "int8":
-            array, scale = quantized(path, np.asarray(array, np.float32))
-        else:
-            array = np.asarray(array, BFLOAT16 if dtype == "bfloat16" else np.float32)
+    wanted = dtype or ("int8" if stored == "int8" else "float32")
+    if stored == "int8" and wanted != "int8":
+        array, scale = widened(path, array, scale), None
+    elif wanted == "int8" and stored != "int8":
+        array, scale = quantized(path, np.asarray(array, np.float32))
+    if wanted == "bfloat16":
+        array = np.asarray(array, ml_dtypes.bfloat16)
+    kinds = {"float32": FLOAT32, "int8": INT8, "bfloat16": BFLOAT16 if wanted == "bfloat16" else WIDENED}
     if path.endswith("_dhk"):
         array = array.reshape(len(array), -1)
     scale = np.ones(1, np.float32) if scale is None else np.ascontiguousarray(scale)
-    return Matrix(np.ascontiguousarray(array), scale, KINDS.index(array.dtype.name), threads)
+    return Matrix(np.ascontiguousarray(array), scale, kinds[array.dtype.name], threads)

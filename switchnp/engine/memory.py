@@ -22,7 +22,9 @@ class Memory:
 
     def __init__(self, voices: int, heard: list[tuple[Any, Any]]) -> None:
         self.line_bt = np.empty((voices, 0), np.int64)
-        self.keys, self.values = (np.empty((len(heard), 0, 0, heard[0][0].shape[1] if heard else 0), np.float32) for _ in range(2))
+        self.keys, self.values = (
+            np.empty((len(heard), 0, 0, heard[0][0].shape[1] if heard else 0), np.float32) for _ in range(2)
+        )
         self._heard = heard
 
     def __len__(self) -> int:

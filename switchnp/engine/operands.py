@@ -55,7 +55,10 @@ def prepare(kind, operand, m0, m1):
             _rounded(int32s(operand.x + 4 * m * K, K), uint16s(at, operand.stride // 2))
         elif kind == INT8:
             stretches = (K + operand.span - 1) // operand.span
-            scale_s, sum_s = floats(operand.scale + 4 * m * stretches, stretches), int32s(operand.sums + 4 * m * stretches, stretches)
+            scale_s, sum_s = (
+                floats(operand.scale + 4 * m * stretches, stretches),
+                int32s(operand.sums + 4 * m * stretches, stretches),
+            )
             if FOLDS[INT8] == 4:
                 _quantized(x_k, operand.span, scale_s, sum_s, int8s(at, operand.stride))
             else:
@@ -97,7 +100,9 @@ def some_rows(operand, first, last):
     """Inputs first … last - 1 of an Operand."""
     o = operand
     shift = 4 * first * ((o.K + o.span - 1) // o.span)
-    return Operand(o.address + first * o.stride, o.stride, o.span, o.scale + shift, o.sums + shift, o.x + 4 * first * o.K, last - first, o.K)
+    return Operand(
+        o.address + first * o.stride, o.stride, o.span, o.scale + shift, o.sums + shift, o.x + 4 * first * o.K, last - first, o.K
+    )
 
 
 @jit()

@@ -15,7 +15,9 @@ FEW = 12
 
 
 @linked(20)
-def _multiply(kind, address, stride, span, scale, sums, x, M, K, rows, column_scale, columns, k0, k1, c0, c1, sparse, add, y, ldy):
+def _multiply(
+    kind, address, stride, span, scale, sums, x, M, K, rows, column_scale, columns, k0, k1, c0, c1, sparse, add, y, ldy
+):
     operand, weight = Operand(address, stride, span, scale, sums, x, M, K), Weight(rows, column_scale, columns)
     if M <= FEW:
         stream(kind, operand, weight, k0, k1, c0, c1, sparse != 0, add != 0, y, ldy)

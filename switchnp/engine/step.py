@@ -13,7 +13,7 @@ from ..kernels.jit import jit
 from .blocks import hidden, normed
 from .dots import dotted
 from .elementary import RELU, exp
-from .instructions import BLOCK, address_of, floats
+from .instructions import BLOCK, address_of, floats, keep
 from .operands import SPAN, operand_of, prepare, some_rows
 from .pool import meet
 from .products import multiply
@@ -32,7 +32,7 @@ NORM, WQ, WK, WV, WO, CROSS_NORM, CROSS_WQ, CROSS_WO, FFN_NORM, WI, WI_LINEAR, F
 STRETCHES = 8
 """The hidden units are cut in so many."""
 
-Numbers = namedtuple("Numbers", "kind B D F H K E V T S gated activation eps tied")
+Numbers = namedtuple("Numbers", "kind B D F H K E V T S eps gated activation tied")
 """B voices with T words behind them, S words of the memory; the rest is the Config's."""
 
 
@@ -62,10 +62,42 @@ def spoken(rank, ranks, barrier, n, table, last_norm_d, head, x_bd, line_bt, key
     own = rank * units // ranks, (rank + 1) * units // ranks
     for block in range(len(table)):
         row = table[block]
-        _self(n, row, block, own, unit, x_bd, n_bd, line_bt, keys, values, capacity, bias_hx, q_bn, o_bn, share_pbd[turn], address_of(room))
+        _self(
+            n,
+            row,
+            block,
+            own,
+            unit,
+            x_bd,
+            n_bd,
+            line_bt,
+            keys,
+            values,
+            capacity,
+            bias_hx,
+            q_bn,
+            o_bn,
+            share_pbd[turn],
+            address_of(room),
+        )
         turn = _gathered(barrier, ranks, share_pbd, turn, units, x_bd)
         at = 4 * block * n.S * N
-        _cross(n, row, own, unit, x_bd, n_bd, spans_b2, memory_keys + at, memory_values + at, mask_s, q_bn, o_bn, share_pbd[turn], address_of(room))
+        _cross(
+            n,
+            row,
+            own,
+            unit,
+            x_bd,
+            n_bd,
+            spans_b2,
+            memory_keys + at,
+            memory_values + at,
+            mask_s,
+            q_bn,
+            o_bn,
+            share_pbd[turn],
+            address_of(room),
+        )
         turn = _gathered(barrier, ranks, share_pbd, turn, units, x_bd)
         _feedforward(rank, ranks, n, row, x_bd, n_bd, h_bf, g_bf, share_pbd[turn], address_of(room))
         turn = _gathered(barrier, ranks, share_pbd, turn, STRETCHES, x_bd)
@@ -81,6 +113,8 @@ def spoken(rank, ranks, barrier, n, table, last_norm_d, head, x_bd, line_bt, key
     v0, v1 = rank * blocks // ranks * BLOCK, min(n.V, (rank + 1) * blocks // ranks * BLOCK)
     heard = o.address, o.stride, o.span, o.scale, o.sums, o.x, o.M, o.K
     dotted(n.kind, *heard, head.address, head.scale, head.columns, v0, v1, address_of(logits_bv), n.V)
+    keep(n_bd)
+    keep(room)
 
 
 @jit()
@@ -168,7 +202,7 @@ def _home(n, row, column, own, unit, o_bn, share_pbd, room):
         operand = operand_of(n.kind, address_of(own_bk), n.B, last - first, SPAN, room)
         prepare(n.kind, operand, 0, n.B)
         multiply(n.kind, operand, _matrix(row, column, n.D), first, last, 0, n.D, False, False, address_of(share_pbd[u]), n.D)
-        own_bk[0, 0] = 0
+        keep(own_bk)
 
 
 @jit(fastmath={"reassoc", "contract"})
@@ -242,8 +276,8 @@ def _feedforward(rank, ranks, n, row, x_bd, n_bd, h_bf, g_bf, share_pbd, room):
         for i in range(n.B):
             for d in range(n.D):
                 share_pbd[p, order_b[i], d] = gate_b[i] * y_bd[i, d]
-        own_bf[0, 0] = 0
-    sorted_bd[0, 0] = 0
+        keep(own_bf)
+    keep(sorted_bd)
 
 
 @jit()

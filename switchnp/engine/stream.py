@@ -10,14 +10,33 @@ import numpy as np
 from llvmlite import ir
 
 from ..kernels.jit import jit
-from .instructions import (BFLOAT16, F32, FLOAT32, FOLDS, I8, I16, I32, I64, INT8, LANES, SIZES, address_of, floats, instruction, int8s, int32s, lane,)
+from .instructions import (
+    BFLOAT16,
+    F32,
+    FLOAT32,
+    FOLDS,
+    I8,
+    I16,
+    I32,
+    I64,
+    INT8,
+    LANES,
+    SIZES,
+    WIDENED,
+    address_of,
+    floats,
+    instruction,
+    int8s,
+    int32s,
+    lane,
+)
 from .operands import number_at
 from .sums import in_order, settled
 from .weight import weight_at
 
 __all__ = ["stream"]
 
-ROWS = (8, 8, 16 if FOLDS[INT8] == 4 else 8)
+ROWS = (8, 8, 16 if FOLDS[INT8] == 4 else 8, 8)
 """How many rows run side by side."""
 STEPS = tuple(64 if fold > 1 else 2 * LANES for fold in FOLDS)
 """How many columns a step takes."""
@@ -27,7 +46,9 @@ def _interleaved(b, rows, start, kind):
     """What a lane multiplies: rows at the same columns, lane by lane, in registers side by side."""
     if kind == BFLOAT16:
         halves = [[b.load(b.at(row, start, 64 * half), I16, 32) for row in rows] for half in range(2)]
-        return [b.llvm.bitcast(b.shuffle(*pair, _zipped(32, 8, high)), ir.VectorType(F32, 16)) for pair in halves for high in (0, 1)]
+        return [
+            b.llvm.bitcast(b.shuffle(*pair, _zipped(32, 8, high)), ir.VectorType(F32, 16)) for pair in halves for high in (0, 1)
+        ]
     flip = ir.Constant(ir.VectorType(I8, 64), [-128] * 64)
     rows = [b.llvm.xor(b.load(b.at(row, start), I8, 64), flip) for row in rows]
     pairs = [[b.shuffle(rows[i], rows[i + 1], _zipped(64, 16, high)) for i in (0, 2)] for high in (0, 1)]
@@ -88,6 +109,7 @@ def _made(kind, alone):
 _float32_one, _float32 = _made(FLOAT32, True), _made(FLOAT32, False)
 _bfloat16_one, _bfloat16 = _made(BFLOAT16, True), _made(BFLOAT16, False)
 _int8_one, _int8 = _made(INT8, True), _made(INT8, False)
+_widened_one, _widened = _made(WIDENED, True), _made(WIDENED, False)
 
 
 @jit()
@@ -96,6 +118,8 @@ def _steps(kind, y, ldy, x, ldx, M, table, N):
         _float32_one(y, ldy, x, ldx, M, table, N) if M == 1 else _float32(y, ldy, x, ldx, M, table, N)
     elif kind == BFLOAT16:
         _bfloat16_one(y, ldy, x, ldx, M, table, N) if M == 1 else _bfloat16(y, ldy, x, ldx, M, table, N)
+    elif kind == WIDENED:
+        _widened_one(y, ldy, x, ldx, M, table, N) if M == 1 else _widened(y, ldy, x, ldx, M, table, N)
     else:
         _int8_one(y, ldy, x, ldx, M, table, N) if M == 1 else _int8(y, ldy, x, ldx, M, table, N)
 

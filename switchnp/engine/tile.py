@@ -8,7 +8,24 @@ processor multiplies no pairs or quads, the same weights widened to float32.
 import numpy as np
 
 from ..kernels.jit import jit
-from .instructions import (BFLOAT16, BLOCK, FLOAT32, FOLDS, I64, INT8, LANES, SIZES, WIDTH, address_of, floats, instruction, int8s, int32s, lane, uint16s,)
+from .instructions import (
+    BFLOAT16,
+    BLOCK,
+    FLOAT32,
+    FOLDS,
+    I64,
+    INT8,
+    LANES,
+    SIZES,
+    WIDTH,
+    address_of,
+    floats,
+    instruction,
+    int8s,
+    int32s,
+    lane,
+    uint16s,
+)
 from .operands import SPAN
 from .sums import settled
 from .weight import weight_at
@@ -109,7 +126,12 @@ def _zip(kind, panel, row, stride):
             pairs[2 * n] = a_n[n]
             pairs[2 * n + 1] = b_n[n]
         return
-    a_n, b_n, c_n, d_n = int8s(row, BLOCK), int8s(row + stride, BLOCK), int8s(row + 2 * stride, BLOCK), int8s(row + 3 * stride, BLOCK)
+    a_n, b_n, c_n, d_n = (
+        int8s(row, BLOCK),
+        int8s(row + stride, BLOCK),
+        int8s(row + 2 * stride, BLOCK),
+        int8s(row + 3 * stride, BLOCK),
+    )
     quads = int8s(panel, 4 * BLOCK)
     for n in range(BLOCK):
         quads[4 * n] = a_n[n] ^ FLIP

@@ -92,7 +92,9 @@ class _Desk:
         c = self.config
         shape = c.d_model, c.d_ff, c.num_heads, c.d_kv, c.num_experts, c.vocab_size
         activation = elementary.ACTIVATIONS.index(ACTIVATIONS[c.dense_act_fn])
-        return step.Numbers(self.head.kind, B, *shape, T, self.S, c.layer_norm_epsilon, c.is_gated_act, activation, c.tie_word_embeddings)
+        return step.Numbers(
+            self.head.kind, B, *shape, T, self.S, c.layer_norm_epsilon, c.is_gated_act, activation, c.tie_word_embeddings
+        )
 
     def _know_distances(self, words: int) -> None:
         if self.bias_hx.shape[1] < words:

@@ -8,7 +8,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from ..kernels.jit import jit
-from .instructions import BFLOAT16, FLOAT32, SIZES, floats, int8s, uint16s
+from .instructions import FLOAT32, SIZES, floats, int8s, uint16s
 
 __all__ = ["Weight", "expert", "from_bfloat16", "weight_at"]
 
@@ -46,6 +46,6 @@ def weight_at(kind, address, i):
     """Weight i behind an address, before its scale, as float32."""
     if kind == FLOAT32:
         return floats(address, i + 1)[i]
-    if kind == BFLOAT16:
+    if SIZES[kind] == 2:
         return from_bfloat16(uint16s(address, i + 1)[i])
     return np.float32(int8s(address, i + 1)[i])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -31,8 +33,23 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     return compiled
 
 
+@cache
+def _stamp() -> tuple[Any, ...]:
+    package = Path(__file__).parents[1]
+    sources = sorted(path for room in ("kernels", "engine") for path in (package / room).glob("*.py"))
+    return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sources)
+
+
 class _Cache(FunctionCache):
-    """What cannot be read from the disk is compiled anew, and what cannot be written is not."""
+    """What cannot be read from the disk is compiled anew, and what cannot be written is not.
+
+    Numba compiles a function anew when its own file has changed; here any file of the compiled rooms will do, for what a
+    function calls is compiled into it.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._cache_file._source_stamp = _stamp()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:

@@ -1,0 +1,117 @@
+"""Which engine computes, on which weights: one model's weights as they were given, as the equations read them, as the engine does."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from .bfloat16 import simulated
+from .config import Config
+from .errors import InputError, ShapeError
+from .params import check_shapes
+from .quantization import SCALES, scale_path, widened
+from .routing import Routing
+from .tree import Tree
+
+__all__ = ["ARITHMETIC", "ENGINES", "Weights", "check_choices", "check_fit", "setup_of"]
+
+ENGINES = ("fast", "kernels", "equations")
+ARITHMETIC = ("float32", "bfloat16", "int8")
+"""What the fast engine multiplies in."""
+
+
+class Weights:
+    """The weights of one model, of any stored kind.
+
+    stored      arrays of float32, float64, bfloat16, or int8 with scales beside them
+    dtype       what the fast engine multiplies in; None: int8 where that is what is stored, else float32
+    threads     of the fast engine; None: as many as this process may use
+
+    Raises ShapeError where they are not what `config` makes.
+    """
+
+    def __init__(self, config: Config, stored: Tree, dtype: str | None = None, threads: int | None = None) -> None:
+        leaves = dict(stored.leaves())
+        own = {path: leaf for path, leaf in leaves.items() if path.rpartition("/")[2] not in SCALES.values()}
+        check_shapes(Tree.of(own), config)
+        self.dtypes = {leaf.dtype.name for leaf in own.values()}
+        if self.dtypes not in ({"float32"}, {"float64"}, {"bfloat16"}, {"float32", "int8"}):
+            known = "all float32, all float64, all bfloat16, or int8 with scales"
+            raise ShapeError(f"the weights are {' and '.join(sorted(self.dtypes))}, expected {known}")
+        if dtype not in (None, *ARITHMETIC):
+            raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(map(repr, ARITHMETIC))} for the fast engine")
+        self.config, self.stored, self.dtype, self.threads = config, stored, dtype, _threads(threads)
+
+    @cached_property
+    def readable(self) -> Tree:
+        """All float32 or all float64, for the equations."""
+        if self.dtypes in ({"float32"}, {"float64"}):
+            return self.stored
+        leaves = dict(self.stored.leaves())
+        return Tree.of({path: _readable(path, leaf, leaves) for path, leaf in leaves.items() if _is_weight(path)})
+
+    @cached_property
+    def packed(self) -> Tree:
+        """As the engine reads them."""
+        from .engine.matrices import packed
+
+        return packed(self.stored, self.dtype, self.threads)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number on the way through the model."""
+        return 8 if self.dtypes == {"float64"} else 4
+
+
+def setup_of(weights: Weights, routing: Routing, engine: str) -> tuple[Any, Config, Routing, Tree]:
+    """Equations, numbers, choices, and the weights as this engine reads them, in the routing's precision."""
+    check_choices(routing, engine)
+    check_fit(routing, weights, engine)
+    ops = import_module("switchnp.engine" if engine == "fast" else f"switchnp.{engine}")
+    if engine == "fast":
+        return ops, weights.config, routing, weights.packed
+    params = weights.readable
+    return ops, weights.config, routing, params if routing.precision == "float32" else simulated(params, routing.precision)
+
+
+def check_choices(routing: Any, engine: Any) -> None:
+    """Raise InputError where these are no engine and no routing."""
+    if engine not in ENGINES:
+        raise InputError(f"engine is {engine!r}, expected one of {', '.join(map(repr, ENGINES))}")
+    if routing is not None and not isinstance(routing, Routing):
+        raise InputError(f"routing is {routing!r}, expected a switchnp.Routing such as Routing.paper()")
+
+
+def check_fit(routing: Routing, weights: Weights, engine: str) -> None:
+    """Raise InputError where this routing or engine is not for this model."""
+    if routing.precision != "float32" and (engine != "equations" or weights.itemsize == 8):
+        raise InputError(f"precision is {routing.precision!r}, expected engine='equations' and float32 weights for that")
+    if routing.needs_bias and not weights.config.router_bias:
+        raise InputError("the router is 'bias', expected a Config with router_bias for that")
+    if engine == "fast" and weights.itemsize == 8:
+        raise InputError("the weights are float64, expected engine='kernels' or engine='equations' for that")
+
+
+def _threads(threads: Any) -> int:
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads is None:
+        return there
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or not 1 <= threads <= 1024:
+        raise InputError(f"threads is {threads!a:.80}, expected a whole number from 1 to 1024")
+    return int(threads)
+
+
+def _is_weight(path: str) -> bool:
+    return path.rpartition("/")[2] not in SCALES.values()
+
+
+def _readable(path: str, leaf: Any, leaves: dict[str, Any]) -> Any:
+    if leaf.dtype.name == "int8":
+        scale = scale_path(path)
+        assert scale is not None
+        return widened(path, leaf, leaves[scale])
+    return np.asarray(leaf, np.float32)
