@@ -118,7 +118,7 @@ def _check_apart(source: Path, target: Path, force: bool) -> None:
 
 
 def _check_header(header: weights.Header, source: Path, dtype: str, texts: list[str] | None) -> None:
-    if ITEMSIZE[header.dtype] <= ITEMSIZE[dtype] or header.dtype == "int8":
+    if ITEMSIZE[header.dtype] <= ITEMSIZE[dtype]:
         wider = [name for name in ("float32", "bfloat16") if ITEMSIZE[name] > ITEMSIZE[dtype]]
         raise InputError(f"{shown(source)} is {header.dtype} already, expected a file of {' or '.join(wider)}")
     if texts and header.tokenizer is None:

@@ -29,7 +29,16 @@ def test_a_model_is_its_own_equal():
     assert found == Fidelity(routed={"encoder/blocks/1": 1.0, "decoder/blocks/1": 1.0}, largest=0.0, mean=0.0, texts=3, agreed=3)
 
 
-@pytest.mark.parametrize("routing", [PAPER, replace(PAPER, capacity=2), replace(PAPER, router="top k", decoder_router="top 1")])
+@pytest.mark.parametrize(
+    "routing",
+    [
+        PAPER,
+        replace(PAPER, capacity=2),
+        replace(PAPER, router="top k", decoder_router="top 1"),
+        replace(PAPER, router="expert choice", decoder_router="top 1"),
+        Routing.flaxformer(group_tokens=3),
+    ],
+)
 @pytest.mark.parametrize("by", [0.02, 0.2])
 def test_every_figure_is_that_of_the_traces(routing, by):
     first = small_model(routing)

@@ -54,6 +54,26 @@ def file(tmp_path):
 # Numbers
 
 
+@pytest.mark.parametrize("name", SCALES)
+def test_a_scale_is_named_after_its_array_and_what_a_product_leaves(name):
+    added_up = {"dhk": "d", "hkd": "hk", "df": "d", "fd": "f", "edf": "d", "efd": "f", "vd": "d"}[axes(name)]
+
+    left = axes(name).translate(str.maketrans("", "", added_up))
+
+    assert SCALES[name] == f"{name.rpartition('_')[0]}_scale_{left}"
+    assert scale_path(f"encoder/blocks/3/x/{name}") == f"encoder/blocks/3/x/{SCALES[name]}"
+
+
+@given(matrices(), st.sampled_from([np.float64, ml_dtypes.bfloat16]))
+def test_other_floats_are_quantized_as_float32(matrix, kind):
+    name, w = matrix
+    w = (w / 2).astype(kind)
+
+    (whole, scale), (single, single_scale) = quantized(name, w), quantized(name, w.astype(np.float32))
+
+    assert (scale.dtype, whole.tobytes(), scale.tobytes()) == (np.float32, single.tobytes(), single_scale.tobytes())
+
+
 @given(matrices())
 def test_every_number_is_off_by_half_a_step_at_most_and_the_largest_of_each_unit_by_none(matrix):
     name, w = matrix
@@ -139,6 +159,7 @@ def test_small_blocks_make_the_same(monkeypatch, name):
 def test_every_matrix_is_int8_and_nothing_else(config):
     stored = layout(config, "int8")
 
+    assert [path for path in stored if path in blueprint(config)] == list(blueprint(config))
     small = re.compile(r".*(norm_d|bias_rh|wr_de|br_e|_scale_[a-z]+)")
     assert {path for path, (_, dtype) in stored.items() if dtype == "float32"} == set(filter(small.fullmatch, stored))
     assert {path for path, (_, dtype) in stored.items() if dtype == "int8"} == {

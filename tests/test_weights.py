@@ -142,6 +142,14 @@ def test_bfloat16_rounds_as_ml_dtypes_does(tmp_path, table_vd):
     assert found.embedding_vd.tobytes() == table_vd.astype(ml_dtypes.bfloat16).astype(np.float32).tobytes()
 
 
+def test_float64_is_rounded_by_way_of_float32(tmp_path):
+    nearly_a_tie = dict(PARAMS.leaves()) | {"encoder/norm_d": np.full(8, 1 + 2.0**-8 + 2.0**-40)}
+
+    weights.write(tmp_path / "m.h5", CONFIG, ROUTING, nearly_a_tie, dtype="bfloat16")
+
+    assert weights.read(tmp_path / "m.h5")[0].encoder.norm_d.tolist() == [1.0] * 8
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_h5py_reads_the_same_numbers(tmp_path, dtype):
     weights.save(tmp_path / "m.h5", PARAMS, CONFIG, ROUTING, dtype=dtype)
