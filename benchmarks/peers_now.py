@@ -39,11 +39,11 @@ def main():
                 value = r.ask(*request)["value"]
                 if not r.rest():
                     print(name, "does not rest")
-                if n:
+                if n or rounds == "0":
                     values.setdefault((metric, name), []).append(request[1] * 16 / value if "tok" in metric else 1000 * value)
-    print(f"threads {threads}, rounds {rounds}, load {Path('/proc/loadavg').read_text().split()[:2]}")
-    for (metric, name), found in values.items():
-        print(f"{metric:<18} {name:<12} {statistics.median(found):8.1f}   {min(found):8.1f} .. {max(found):.1f}")
+        print(f"threads {threads}, round {n}, load {Path('/proc/loadavg').read_text().split()[:2]}")
+        for (metric, name), found in values.items():
+            print(f"{metric:<18} {name:<12} {statistics.median(found):8.1f}   {min(found):8.1f} .. {max(found):.1f}", flush=True)
     for r in running.values():
         r.stop()
 
