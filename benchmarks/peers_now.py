@@ -32,7 +32,9 @@ def main():
             begin = time.perf_counter()
             running[c.name] = r = Running(c, int(threads))
             first = r.ask("first", 1, 128)["value"]
-            print(c.name, "start", f"{time.perf_counter() - begin:.2f}", r.hello, f"first {first:.2f}", r.ask("memory"), flush=True)
+            print(
+                c.name, "start", f"{time.perf_counter() - begin:.2f}", r.hello, f"first {first:.2f}", r.ask("memory"), flush=True
+            )
     for n in range(int(rounds) + 1):
         for metric, request in METRICS.items():
             for name, r in running.items():

@@ -48,6 +48,7 @@ FLOORS = {
     "model": 7,
     "conformance": 7,
     "comparison": 8,
+    "benchmark": 8,
     "arguments": 8,
     "__init__": 9,
     "cli": 10,
@@ -56,7 +57,11 @@ FLOORS = {
 ALPHABET = set("tsdhkfecvrn1")
 ARRAY_ROOMS = [*(PACKAGE / "equations").glob("*.py"), *(PACKAGE / "kernels").glob("*.py"), PACKAGE / "layers.py"]
 EQUATIONS = [getattr(eq, name) for name in eq.__all__]
-LIBRARIES = {"numpy", "numba", "h5py", "sentencepiece", "safetensors", "tqdm", "ml_dtypes", "torch"}
+LIBRARIES = {"numpy", "numba", "h5py", "sentencepiece", "safetensors", "tqdm", "ml_dtypes", "torch"} | {
+    "transformers",
+    "tokenizers",
+    "ctranslate2",
+}
 
 
 def room(path):

@@ -57,7 +57,7 @@ class Running:
 
     def __init__(self, contender: Contender, threads: int, patience: float = PATIENCE) -> None:
         self.contender, self.patience = contender, patience
-        self._talk = tempfile.TemporaryFile()
+        self._talk = tempfile.TemporaryFile()  # noqa: SIM115
         command = [contender.python, *contender.command, contender.spec(threads)]
         started = time.perf_counter()
         try:

@@ -1,7 +1,8 @@
 """A dense T5 of a Switch model's shape for CTranslate2: `python dense.py CONFIG FOLDER` makes it, with random weights.
 
 A token meets one expert, so a dense layer of the same width does the same operations. Runs under the Python that has
-CTranslate2 and transformers, and imports nothing of switchnp. FOLDER gets `whole`, and `encoder`, which is its encoder alone.
+CTranslate2 and transformers, and imports nothing of switchnp. FOLDER/float32 and FOLDER/int8 get `whole`, and `encoder`,
+which is the encoder alone.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def convert_both(folder: Path, made: Path) -> None:
     from ctranslate2.converters import TransformersConverter
     from ctranslate2.specs import TransformerEncoderModelSpec
 
-    class Encoder(TransformersConverter):  # type: ignore[misc]
+    class Encoder(TransformersConverter):
         def _load(self) -> Any:
             whole = super()._load()
             spec = TransformerEncoderModelSpec(whole.encoder)
@@ -55,9 +56,10 @@ def convert_both(folder: Path, made: Path) -> None:
             spec.config.layer_norm_epsilon = 1e-6
             return spec
 
-    made.mkdir()
-    TransformersConverter(str(folder)).convert(str(made / "whole"))
-    Encoder(str(folder)).convert(str(made / "encoder"))
+    for dtype in ("float32", "int8"):
+        for name, converter in (("whole", TransformersConverter), ("encoder", Encoder)):
+            (made / dtype).mkdir(parents=True, exist_ok=True)
+            converter(str(folder)).convert(str(made / dtype / name), quantization=dtype)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def memory(contender: Any) -> dict[str, Any]:
     return {name: 1024 * int(lines[theirs].split()[0]) for name, theirs in names.items()}
 
 
-REQUESTS = {"encode": encode, "decode": decode, "first": first_token, "memory": memory}
+REQUESTS: dict[str, Any] = {"encode": encode, "decode": decode, "first": first_token, "memory": memory}
 
 
 def said(contender: Any, prompts: Any, sentences: int, count: int) -> None:
@@ -101,6 +101,7 @@ class Ours:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         import numpy
+
         import switchnp
 
         self.spec, self.numpy, self.library = spec, numpy, switchnp
@@ -185,7 +186,7 @@ class CTranslate2:
             "intra_threads": spec["threads"],
             "inter_threads": 1,
         }
-        self.encoder = None
+        self.encoder: Any = None
 
     def load(self) -> None:
         """The folder."""
@@ -213,7 +214,7 @@ class CTranslate2:
         return [len(answer.hypotheses[0]) for answer in answers]
 
 
-CONTENDERS = {"switchnp": Ours, "transformers": Transformers, "ctranslate2": CTranslate2}
+CONTENDERS: dict[str, Any] = {"switchnp": Ours, "transformers": Transformers, "ctranslate2": CTranslate2}
 
 if __name__ == "__main__":
     main()
