@@ -138,6 +138,7 @@ def _bench(command: argparse.ArgumentParser) -> None:
     command.add_argument("--rounds", type=_count, default=5, metavar="N", help="values behind each median (default 5)")
     command.add_argument("--python", metavar="FILE", help="the interpreter that has the others (default: this one)")
     command.add_argument("--cache", metavar="FOLDER", help="keep the others' models for the next time")
+    command.add_argument("--force", action="store_true", help="overwrite the file of --json")
 
 
 def _file(command: argparse.ArgumentParser) -> None:

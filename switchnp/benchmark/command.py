@@ -18,7 +18,7 @@ def bench(options: argparse.Namespace) -> str:
     from .measurement import measured
 
     target = as_path(options.json) if isinstance(options.json, str) else None
-    with nullcontext() if target is None else replacing(target, LARGEST_REPORT, force=False) as temporary:
+    with nullcontext() if target is None else replacing(target, LARGEST_REPORT, options.force) as temporary:
         report = measured(
             options.file,
             against=_listed(options.against),

@@ -59,8 +59,9 @@ def huggingface_settings(config: Config) -> dict[str, Any]:
 
 
 def _step(layers: int, sparse: tuple[int, ...]) -> int:
-    steps = (step for step in range(1, layers + 2) if sparse == tuple(i for i in range(layers) if step == 1 or i % step == 1))
-    return next(steps, layers + 1)
+    """The sparse step that makes these layers sparse, 0 where none of them are or no step does."""
+    made = {step: tuple(i for i in range(layers) if step == 1 or i % step == 1) for step in range(1, layers + 1)}
+    return next((step for step, found in made.items() if found == sparse), 0)
 
 
 def _tensors(config: Config, params: Tree) -> Iterator[NDArray[Any]]:

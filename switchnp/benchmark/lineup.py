@@ -16,7 +16,7 @@ from ..files import shown, writable
 from .contender import Contender, ContenderFailed
 from .export import huggingface_settings, write_folder
 
-__all__ = ["PEERS", "lineup"]
+__all__ = ["PEERS", "line_up"]
 
 PEERS = {
     "transformers": (("transformers", "torch"), ("float32", "bfloat16")),
@@ -28,7 +28,7 @@ FAST = ("float32", "bfloat16", "int8")
 DENSE = Path(__file__).with_name("dense.py")
 
 
-def lineup(path: Path, against: Sequence[str], python: str, folder: Path) -> tuple[list[Contender], list[str]]:
+def line_up(path: Path, against: Sequence[str], python: str, folder: Path) -> tuple[list[Contender], list[str]]:
     """Ours first, then the peers; and a sentence for each peer that cannot run.
 
     python   the interpreter that has the peers
@@ -72,7 +72,7 @@ def _check_installed(name: str, python: str) -> None:
     if done.returncode:
         raise ContenderFailed(f"{shown(python)} is no Python that can look for packages")
     if missing := done.stdout.split():
-        raise ContenderFailed(f"{' and '.join(missing)} is not installed for {shown(python)} (pip install 'switchnp[bench]')")
+        raise ContenderFailed(f"{shown(python)} has no {' and no '.join(missing)} (pip install 'switchnp[bench]', or --python)")
 
 
 def _exported(path: Path, config: Config, folder: Path, python: str) -> dict[str, Path]:

@@ -19,10 +19,10 @@ from ..model import load
 from . import machine
 from .bandwidth import Reader, step_bytes, zero_fraction
 from .contender import Contender
-from .lineup import lineup
+from .lineup import line_up
 from .metrics import GROUPS, METRICS, START, Metric, chosen
-from .race import Figures, race, starts
 from .report import Report
+from .turns import Figures, race, starts
 
 __all__ = ["measured"]
 
@@ -53,7 +53,7 @@ def measured(
     """
     file, groups = as_path(path), chosen(metrics or GROUPS)
     with _kept(cache) as folder:
-        contenders, notes = lineup(file, against, python or sys.executable, folder)
+        contenders, notes = line_up(file, against, python or sys.executable, folder)
         report = Report(machine.described(), _model(file), rounds, notes=notes)
         zeros = _zeros(file, contenders) if "bandwidth" in groups else 0.0
         for count in threads or (report.machine["cores"],):

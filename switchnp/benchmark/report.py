@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from .metrics import Metric
-from .race import Figures
+from .turns import Figures
 
 __all__ = ["Report", "Row"]
 

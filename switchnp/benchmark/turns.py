@@ -51,29 +51,29 @@ Alone = Mapping[str, tuple[Metric, Callable[[], float]]]
 def race(
     contenders: Sequence[Contender], metrics: Iterable[Metric], threads: int, rounds: int, alone: Alone | None = None
 ) -> Figures:
-    """Every metric of every contender, round after round; what fails is noted, and the others go on."""
-    figures, metrics, alone = Figures(), list(metrics), alone or {}
+    """Every metric of every contender, round after round; what fails is noted, and the others go on.
+
+    The first round warms up and does not count.
+    """
+    figures, metrics = Figures(), list(metrics)
     with ExitStack() as stack, _progress((rounds + 1) * len(metrics) * len(contenders), f"{threads} threads") as progress:
-        running: list[Running] = []
-        for contender in contenders if metrics else ():
-            try:
-                running.append(Running(contender, threads))
-            except ContenderFailed as failure:
-                figures.note(str(failure))
-                continue
-            stack.callback(running[-1].stop)
-            figures.versions[contender.name] = running[-1].hello["versions"]
-            running[-1].rest()
+        running = _awake(contenders if metrics else (), threads, figures, stack)
         for n in range(rounds + 1):
             for metric in metrics:
-                for each in list(running):
+                for each in _rotated(running, n - 1):
                     value = _turn(each, metric, running, figures)
                     if n and value is not None:
                         figures.add(metric, each.contender.name, value)
                     progress.update()
-            for name, (metric, measured) in alone.items() if n else ():
+            for name, (metric, measured) in (alone or {}).items() if n else ():
                 figures.add(metric, name, measured())
     return figures
+
+
+def _rotated(running: list[Running], n: int) -> list[Running]:
+    """Another one first in each round: nobody always comes after the same one."""
+    first = n % max(len(running), 1)
+    return running[first:] + running[:first]
 
 
 def starts(contenders: Sequence[Contender], threads: int, rounds: int) -> Figures:
@@ -105,6 +105,22 @@ def _start(contender: Contender, threads: int, figures: Figures, counts: bool) -
     if counts:
         for name, value in start_values(running.hello, first, whole, memory).items():
             figures.add(START[name], contender.name, value)
+
+
+def _awake(contenders: Iterable[Contender], threads: int, figures: Figures, stack: ExitStack) -> list[Running]:
+    """A process for each that can start, one after the other; they end with the stack."""
+    running = []
+    for contender in contenders:
+        try:
+            each = Running(contender, threads)
+        except ContenderFailed as failure:
+            figures.note(str(failure))
+            continue
+        stack.callback(each.stop)
+        figures.versions[contender.name] = each.hello["versions"]
+        each.rest()
+        running.append(each)
+    return running
 
 
 def _turn(each: Running, metric: Metric, running: list[Running], figures: Figures) -> float | None:
