@@ -32,7 +32,7 @@ CONFIG = replace(Config.preset("switch-base-8"), **LAYERS, expert_capacity=4096)
 
 
 def sweep(config, metrics, options):
-    """The medians of these metrics by contender, and of a plain read, in bytes a second."""
+    """The median seconds of these metrics by contender, and a plain read's bytes a second."""
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folder = Path(temporary)
         write_random(folder / "model.h5", config)
@@ -44,7 +44,7 @@ def sweep(config, metrics, options):
     for note in [*notes, *figures.notes]:
         print(note, file=sys.stderr)
     found = {name: {who: statistics.median(v) for who, v in by.items()} for name, by in figures.values.items()}
-    return found, 1e9 * found[READ.name][PLAIN]
+    return found, 1 / found[READ.name][PLAIN]
 
 
 def weight_bytes(config, dtype, tokens):
@@ -59,9 +59,9 @@ def by_experts(options):
     for experts in options.experts:
         config = replace(CONFIG, num_experts=experts)
         found, bandwidth = sweep(config, [encode(1, TOKENS)], options)
-        for who, milliseconds in found[encode(1, TOKENS).name].items():
+        for who, seconds in found[encode(1, TOKENS).name].items():
             reading = 1e3 * weight_bytes(config, who.split()[-1], TOKENS) / bandwidth
-            times.setdefault(who, {})[experts] = milliseconds
+            times.setdefault(who, {})[experts] = 1e3 * seconds
             formula.setdefault(who, {})[experts] = reading
     for who, readings in formula.items():
         fewest = min(readings)
@@ -75,8 +75,8 @@ def by_metric(metrics, options):
     found, _ = sweep(CONFIG, list(metrics.values()), options)
     times = {}
     for size, metric in metrics.items():
-        for who, milliseconds in found.get(metric.name, {}).items():
-            times.setdefault(who, {})[size] = milliseconds
+        for who, seconds in found.get(metric.name, {}).items():
+            times.setdefault(who, {})[size] = metric.figure(seconds)
     return {"times": times}
 
 

@@ -81,8 +81,8 @@ def _measure(report: Report, contenders: list[Contender], groups: tuple[str, ...
 def _add_reading(figures: Figures, sizes: dict[str, int]) -> None:
     """How many bytes of weights a second our steps read, from how fast they are."""
     for name, values in figures.values.get(DECODE.name, {}).items():
-        for rate in values if name in sizes else ():
-            figures.add(READ, name, 1 / (rate * sizes[name]))
+        for seconds in values if name in sizes else ():
+            figures.add(READ, name, seconds / (DECODE.amount * sizes[name]))
 
 
 def _zeros(path: Path, contenders: list[Contender]) -> float:

@@ -39,8 +39,10 @@ class Metric:
         """What a request's answer means."""
         return self.scale * (self.amount / seconds if self.amount else seconds)
 
-    def times(self, figure: float, other: float) -> float:
-        """How many times as good as another figure this one is."""
+    def times(self, figure: float, other: float) -> float | None:
+        """How many times as good as another figure this one is; None where one of them is 0."""
+        if not figure or not other:
+            return None
         return figure / other if self.rising else other / figure
 
 

@@ -13,11 +13,16 @@ from .turns import Figures
 
 __all__ = ["Report", "Row"]
 
+BUSY = "the machine was so busy that more words took no longer than one"
 HEAD = ("threads", "metric", "unit", "contender", "median", "quartiles", "speed")
 
 
 class Row(NamedTuple):
-    """One metric of one contender; `times` is how many times as good as that of the metric's first contender it is."""
+    """One metric of one contender.
+
+    times   how many times as good as the metric's first contender it is; None beside a 0
+    raw     what was measured in each round, in seconds (a byte, for bandwidth) or bytes
+    """
 
     threads: int
     metric: str
@@ -25,8 +30,8 @@ class Row(NamedTuple):
     contender: str
     median: float
     quartiles: tuple[float, float]
-    times: float
-    values: tuple[float, ...]
+    times: float | None
+    raw: tuple[float, ...]
 
 
 @dataclass
@@ -45,12 +50,17 @@ class Report:
         self.notes += [sentence for sentence in figures.notes if sentence not in self.notes]
         self.versions |= figures.versions
         for metric in metrics:
-            found = figures.values.get(metric.name, {})
-            medians = {name: statistics.median(values) for name, values in found.items()}
-            for name, values in found.items():
-                times = metric.times(medians[name], next(iter(medians.values())))
-                figure = (medians[name], _quartiles(values), times, tuple(values))
-                self.rows.append(Row(threads, metric.name, metric.unit, name, *figure))
+            base = None
+            for name, raw in figures.values.get(metric.name, {}).items():
+                low, median, high = _quartiles(raw)
+                if metric.rising and low <= 0:
+                    self.notes.append(f"{metric.name} of {name} with {threads} threads is left out: {BUSY}")
+                    continue
+                figure = metric.figure(median)
+                base = figure if base is None else base
+                quartiles = sorted(map(metric.figure, (low, high)))
+                row = (name, figure, (quartiles[0], quartiles[1]), metric.times(figure, base), tuple(raw))
+                self.rows.append(Row(threads, metric.name, metric.unit, *row))
 
     def lines(self) -> list[str]:
         """A table that is aligned, with everything else below."""
@@ -73,7 +83,7 @@ _SIDES = (">", "<", "<", "<", ">", ">", ">")
 
 def _cells(row: Row) -> tuple[str, ...]:
     low, high = map(_short, row.quartiles)
-    quartiles, times = f"{low} .. {high}", f"{row.times:.2f} x"
+    quartiles, times = f"{low} .. {high}", "" if row.times is None else f"{row.times:.2f} x"
     return (str(row.threads), row.metric, row.unit, row.contender, _short(row.median), quartiles, times)
 
 
@@ -82,8 +92,7 @@ def _short(number: float) -> str:
     return f"{number:.0f}" if abs(number) >= 100 else f"{number:.1f}" if abs(number) >= 10 else f"{number:.2f}"
 
 
-def _quartiles(values: list[float]) -> tuple[float, float]:
-    if len(values) == 1:
-        return (values[0], values[0])
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return (low, high)
+def _quartiles(values: list[float]) -> tuple[float, float, float]:
+    """The lower quartile, the median and the upper quartile."""
+    low, median, high = statistics.quantiles(values * 2 if len(values) == 1 else values, n=4, method="inclusive")
+    return low, median, high

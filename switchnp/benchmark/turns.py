@@ -18,7 +18,7 @@ __all__ = ["Figures", "Values", "race", "starts"]
 
 FIRST = (1, 128)
 Values = dict[str, dict[str, list[float]]]
-"""Figures by metric and contender, one a round."""
+"""What processes answered, seconds or bytes, by metric and contender, one a round."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Figures:
 
     def add(self, metric: Metric, name: str, value: float) -> None:
         """One more value of a metric."""
-        self.values.setdefault(metric.name, {}).setdefault(name, []).append(metric.figure(value))
+        self.values.setdefault(metric.name, {}).setdefault(name, []).append(value)
 
     def note(self, sentence: str) -> None:
         """Something that the reader should know, once."""
