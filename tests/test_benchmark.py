@@ -367,3 +367,39 @@ def test_the_machine_says_who_it_is():
     assert about["cores"] >= 1
     assert about["memory"] > 10**8
     assert json.loads(json.dumps(about)) == about
+
+
+def test_a_random_model_has_half_of_its_hidden_units_at_0_and_busy_experts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import random_model
+
+    config = Config.preset("switch-base-8")
+    config = replace(config, d_model=64, d_ff=128, d_kv=16, num_heads=4, vocab_size=500, expert_capacity=512)
+    random_model.write_random(tmp_path / "random.h5", config)
+    model, ids = switchnp.load(tmp_path / "random.h5"), np.random.default_rng(0).integers(3, 500, (4, 64))
+
+    trace = model.trace(ids, decoder_input_ids=np.zeros((4, 1), int))
+
+    assert 0.4 < zero_fraction(model, ids) < 0.6
+    assert 0.01 < trace.decoder.logits_tv.std() < 10
+    for layer in config.sparse_encoder_layers:
+        assert (np.bincount(trace.encoder.blocks[layer].switch.expert_t, minlength=8) > 0).sum() >= 6
+
+
+def test_the_page_of_performance_has_a_place_for_what_is_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import table
+
+    figures = Figures(notes=["theirs is left out: it is not installed"], versions={"switchnp float32": {"switchnp": "0"}})
+    for name, seconds in {"switchnp float32": 1.0, "transformers float32": 2.0}.items():
+        figures.add(DECODE, name, seconds)
+    report = Report(machine.described(), {}, 1)
+    report.add(2, figures, [DECODE])
+
+    page = table.page(report).splitlines()
+
+    assert (ROOT / "docs/performance.md").read_text(encoding="utf-8").count(table.BEGIN) == 1
+    assert (ROOT / "docs/performance.md").read_text(encoding="utf-8").count(table.END) == 1
+    assert "| decode 1, tok/s | 32 (32 to 32) | 16 (16 to 16) |" in page
+    assert "| decode 1 | switchnp float32 | transformers float32 | 2.00 | 1.9 |" in page
+    assert page[-1] == "- theirs is left out: it is not installed"
