@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Contender:
 
     library   "switchnp", "transformers" or "ctranslate2", each of which has a class in worker.py
     python    the interpreter that has it
+    command   what that is given, with the spec behind it
     """
 
     name: str
@@ -44,7 +45,7 @@ class Contender:
     vocabulary: int
     engine: str = ""
     python: str = sys.executable
-    command: tuple[str, ...] = field(default=(str(WORKER),))
+    command: tuple[str, ...] = (str(WORKER),)
 
     def spec(self, threads: int) -> str:
         """What its process is told."""
@@ -59,7 +60,6 @@ class Running:
         self.contender, self.patience = contender, patience
         self._talk = tempfile.TemporaryFile()  # noqa: SIM115
         command = [contender.python, *contender.command, contender.spec(threads)]
-        started = time.perf_counter()
         try:
             self._process = subprocess.Popen(
                 command,
@@ -77,7 +77,6 @@ class Running:
         except BaseException:
             self.stop()
             raise
-        self.started = time.perf_counter() - started
 
     def ask(self, request: str, *numbers: int) -> dict[str, Any]:
         """The answer to one request of worker.py."""
@@ -100,7 +99,7 @@ class Running:
         return spent == before
 
     def stop(self) -> None:
-        """End the process, with patience for none of it."""
+        """End the process at once."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._talk):
