@@ -1,6 +1,7 @@
 # make demo    answer real prompts with the shipped model, and show who routed where
 # make test    run all tests
 # make check   what must be clean before a commit: ruff, mypy, the tests
+# make bench   measure docs/performance.md anew, beside transformers and CTranslate2 (half an hour, 16 GB)
 # make format  let ruff put the code in order
 # Each makes .venv first where there is none, with PYTHON (python3, which must be 3.11 or newer).
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 NUMBERS = weights/switch-numbers.h5
 
-.PHONY: demo test check format clean
+.PHONY: demo test check bench format clean
 
 demo: .venv/ready
 	$(BIN)/switchnp info $(NUMBERS)
@@ -25,6 +26,9 @@ check: .venv/ready-to-check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+bench: .venv/ready-to-bench
+	$(BIN)/python benchmarks/table.py
+
 format: .venv/ready-to-check
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -37,6 +41,10 @@ format: .venv/ready-to-check
 
 .venv/ready-to-check: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test,check]"
+	touch $@
+
+.venv/ready-to-bench: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test,bench]"
 	touch $@
 
 clean:

@@ -47,7 +47,7 @@ def parser(commands: Mapping[str, Command], version: str) -> argparse.ArgumentPa
         about = commands[name].__doc__
         command = below.add_parser(name, allow_abbrev=False, help=about, description=about, epilog=f"example: {example}")
         command.set_defaults(command=commands[name])
-        command.add_argument("--json", action="store_true", help="answer in JSON")
+        command.add_argument("--json", **_JSON.get(name, {"action": "store_true", "help": "answer in JSON"}))
         options(command)
     return whole
 
@@ -139,6 +139,17 @@ def _routing(command: argparse.ArgumentParser) -> None:
     _seed(command)
 
 
+def _bench(command: argparse.ArgumentParser) -> None:
+    _file(command)
+    command.add_argument("--against", metavar="NAME,...", help="transformers, ctranslate2 (default: nobody)")
+    command.add_argument("--metrics", metavar="NAME,...", help="decode, encode, start, bandwidth (default: all)")
+    command.add_argument("--threads", metavar="N,...", help="each in a race of its own (default: as many as there are cores)")
+    command.add_argument("--rounds", type=_count, default=5, metavar="N", help="values behind each median (default 5)")
+    command.add_argument("--python", metavar="FILE", help="the interpreter that has the others (default: this one)")
+    command.add_argument("--cache", metavar="FOLDER", help="keep the others' models for the next time")
+    command.add_argument("--force", action="store_true", help="overwrite the file of --json")
+
+
 def _file(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", help="a switchnp HDF5 file")
 
@@ -211,6 +222,9 @@ _KINDS: dict[str, dict[str, Any]] = {
     "Words": {"action": "append", "metavar": "TEXT"},
     "Texts": {"action": "append", "metavar": "TEXT"},
 }
+_JSON: dict[str, dict[str, Any]] = {
+    "bench": {"nargs": "?", "const": True, "metavar": "FILE", "help": "answer in JSON, or write it to FILE beside the table"}
+}
 _NUMBERS = "weights/switch-numbers.h5"
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "info": (f"switchnp info {_NUMBERS}", _info),
@@ -221,4 +235,5 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "quantize": (f'switchnp quantize {_NUMBERS} -o numbers-int8.h5 --text "say in French: 1984"', _quantize),
     "trace": (f'switchnp trace {_NUMBERS} "say in French: 1984"', _trace),
     "routing": (f'switchnp routing --compare huggingface paper,capacity=1 {_NUMBERS} "say in French: 1984"', _routing),
+    "bench": ("switchnp bench base-8.h5 --against transformers,ctranslate2 --threads 2,1 --json results.json", _bench),
 }

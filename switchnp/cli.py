@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from . import __version__
 from .arguments import parsed, search_settings
+from .benchmark.command import bench
 from .errors import FileError, InputError, SwitchError
 from .files import shown
 
@@ -239,7 +240,7 @@ def routing(options: argparse.Namespace) -> str:
     return "\n".join(map(_plain, str(comparison).split("\n")))
 
 
-COMMANDS = {command.__name__: command for command in (info, generate, fill, score, convert, quantize, trace, routing)}
+COMMANDS = {command.__name__: command for command in (info, generate, fill, score, convert, quantize, trace, routing, bench)}
 
 
 def _columns(rows: list[dict[str, str]]) -> list[str]:

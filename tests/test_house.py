@@ -55,6 +55,7 @@ FLOORS = {
     "conformance": 8,
     "comparison": 9,
     "fidelity": 9,
+    "benchmark": 9,
     "narrowing": 10,
     "arguments": 9,
     "__init__": 10,
@@ -64,7 +65,11 @@ FLOORS = {
 ALPHABET = set("tsdhkfecvrn1")
 ARRAY_ROOMS = [*(PACKAGE / "equations").glob("*.py"), *(PACKAGE / "kernels").glob("*.py"), PACKAGE / "layers.py"]
 EQUATIONS = [getattr(eq, name) for name in eq.__all__]
-LIBRARIES = {"numpy", "numba", "h5py", "sentencepiece", "safetensors", "tqdm", "ml_dtypes", "torch", "llvmlite"}
+LIBRARIES = {"numpy", "numba", "h5py", "sentencepiece", "safetensors", "tqdm", "ml_dtypes", "torch", "llvmlite"} | {
+    "transformers",
+    "tokenizers",
+    "ctranslate2",
+}
 
 
 def room(path):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..config import Config
 from ..params import blueprint
 
-__all__ = ["RENAMES", "SURPLUS", "VARIANTS", "is_stacked", "tensor_names", "tensor_shapes", "turned"]
+__all__ = ["RENAMES", "SURPLUS", "VARIANTS", "is_stacked", "returned", "tensor_names", "tensor_shapes", "turned"]
 
 RENAMES = {
     "embedding_vd": ("shared", "v d"),
@@ -82,6 +82,13 @@ def turned(path: str, tensor: NDArray[Any], config: Config) -> NDArray[Any]:
     axes = ours[1:] if is_stacked(path) else ours
     whole = tensor.reshape([config.axes[axis] for axis in theirs])
     return whole.transpose([theirs.index(axis) for axis in axes])
+
+
+def returned(path: str, array: NDArray[Any], config: Config) -> NDArray[Any]:
+    """The way back from `turned`: our array, or its slice for one expert, as their tensor."""
+    theirs, ours = _row(path)[1].replace(" ", ""), path.rsplit("_", 1)[1]
+    axes = ours[1:] if is_stacked(path) else ours
+    return array.transpose([axes.index(axis) for axis in theirs]).reshape(_tensor_shape(path, config))
 
 
 def is_stacked(path: str) -> bool:

@@ -1,0 +1,1 @@
+"""How fast are we, and how fast are others on the same machine at the same time?"""
