@@ -5,7 +5,7 @@ from collections import namedtuple
 import numpy as np
 
 from ..kernels.jit import jit
-from .elementary import exp
+from .elementary import HIDDEN, softened
 from .instructions import BLOCK, FLOAT32, address_of, floats, int8s, int64s
 from .linked import linked
 from .operands import SPAN, Operand
@@ -20,7 +20,7 @@ TOKENS = 48
 Sight = namedtuple("Sight", "spans_b4 position_t position_s mask_s line_hx causal")
 """Who sees whom: one row of (first t, last t, first s, last s) a sentence, and the bias of each distance.
 
-line_hx     what each head adds for a distance of x - X // 2; X is 0 where distances do not matter
+line_hx     what each head adds for a distance of x - X // 2, some more than there are; X is 0 where distances do not matter
 """
 
 
@@ -45,7 +45,8 @@ def _head(t0, t1, s0, s1, h, H, q, k, v, o, D, position_t, position_s, mask_s, l
         panel_of_rows(FLOAT32, row, 4 * D, 0, K, min(BLOCK, S - strip * BLOCK), address_of(keys) + 4 * strip * K * BLOCK)
     ld = strips * BLOCK
     score, total_t = np.empty(TOKENS * ld, np.float32), np.empty(TOKENS, np.float32)
-    nothing, biased = Weight(0, 0, 0), line + 4 * h * X
+    nothing, biased, nought = Weight(0, 0, 0), line + 4 * h * X, np.zeros(ld, np.float32)
+    masked = not int8s(mask_s + s0, S).all()
     for t in range(t0, t1, TOKENS):
         count = min(TOKENS, t1 - t)
         query = Operand(q + 4 * (t * D + column), 4 * D, K, 0, 0, 0, count, K)
@@ -53,9 +54,9 @@ def _head(t0, t1, s0, s1, h, H, q, k, v, o, D, position_t, position_s, mask_s, l
             panel = address_of(keys) + 4 * strip * K * BLOCK
             multiplied(FLOAT32, query, 0, K, panel, nothing, strip * BLOCK, BLOCK, False, address_of(score), ld)
         for i in range(count):
-            own = int64s(position_t + 8 * (t + i), 1)[0]
-            row = score[i * ld : i * ld + S]
-            total_t[i] = _weighed(row, own, position_s + 8 * s0, mask_s + s0, biased, X, causal != 0)
+            own, row = int64s(position_t + 8 * (t + i), 1)[0], address_of(score) + 4 * i * ld
+            bias = _seen(floats(row, S), own, position_s + 8 * s0, mask_s + s0, biased, X, causal != 0, masked)
+            total_t[i] = softened(row, bias if bias else address_of(nought), S)
         for c in range(column, column + K, BLOCK):
             N = min(BLOCK, column + K - c)
             for start in range(0, S, SPAN):
@@ -71,30 +72,25 @@ def _head(t0, t1, s0, s1, h, H, q, k, v, o, D, position_t, position_s, mask_s, l
                 o_k[d] = o_k[d] / total_t[i] if S else np.float32(0)
 
 
-@jit(fastmath={"reassoc", "contract", "nnan", "nsz"})
-def _weighed(score_s, own, position, mask, line, X, causal):
-    """Scores to weights before they are divided by their sum, which is returned; who sees nothing looks everywhere alike."""
-    S = len(score_s)
-    if S == 0:
-        return np.float32(1)
-    position_s, mask_s = int64s(position, S), int8s(mask, S)
-    if X:
+@jit()
+def _seen(score_s, own, position, mask, line, X, causal, masked):
+    """Hide what must not be seen; where the bias of each score lies, or 0 where it has been added."""
+    S, bias = len(score_s), 0
+    position_s = int64s(position, S)
+    straight = S > 0 and position_s[S - 1] - position_s[0] == S - 1
+    if X and straight:
+        bias = line + 4 * (X // 2 - own + position_s[0])
+    elif X:
         line_x, middle = floats(line, X), X // 2 - own
-        if position_s[S - 1] - position_s[0] == S - 1:
-            bias_s = line_x[middle + position_s[0] : middle + position_s[0] + S]
-            for s in range(S):
-                score_s[s] += bias_s[s]
-        else:
-            for s in range(S):
-                score_s[s] += line_x[middle + position_s[s]]
-    hidden = np.float32(-3e38)
-    top = hidden
-    for s in range(S):
-        seen = mask_s[s] != 0 and (not causal or position_s[s] <= own)
-        score_s[s] = score_s[s] if seen else hidden
-        top = score_s[s] if score_s[s] > top else top
-    total = np.float32(0)
-    for s in range(S):
-        score_s[s] = exp(score_s[s] - top)
-        total += score_s[s]
-    return total
+        for s in range(S):
+            score_s[s] += line_x[middle + position_s[s]]
+    if causal and straight:
+        score_s[max(own - position_s[0] + 1, 0) :] = HIDDEN
+    elif causal:
+        for s in range(S):
+            score_s[s] = score_s[s] if position_s[s] <= own else HIDDEN
+    if masked:
+        mask_s = int8s(mask, S)
+        for s in range(S):
+            score_s[s] = score_s[s] if mask_s[s] else HIDDEN
+    return bias

@@ -37,6 +37,8 @@ __all__ = ["dotted"]
 
 ROWS = 4
 """How many rows of the table run side by side."""
+AHEAD = 16
+"""So many rows later is what is asked for in advance."""
 FEW = 8
 """So many inputs are multiplied row by row."""
 
@@ -62,6 +64,8 @@ def _made(kind, inputs):
         def multiply(k, totals):
             at = b.times(k, LANES * FOLDS[kind] * SIZES[kind])
             registers = [weights(b, b.at(each, at)) for each in rows]
+            for each in rows:
+                b.prefetch(b.at(each, at, b.times(row_stride, AHEAD)))
             totals = list(totals)
             for m in range(inputs):
                 x_m = b.load(b.at(x, b.times(stride, m), b.times(k, 4 * LANES)), lane(kind), LANES)

@@ -8,9 +8,12 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from ..kernels.jit import jit
+from .instructions import F32, I32, LANES, ROUND, address_of, floats, instruction
 
-__all__ = ["ACTIVATIONS", "RELU", "activated", "exp"]
+__all__ = ["ACTIVATIONS", "HIDDEN", "RELU", "activated", "dot", "exp", "softened"]
 
+HIDDEN = np.float32(-3e38)
+"""The score of what must not be seen."""
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
 NONE, RELU, GELU, GELU_TANH, SILU = range(5)
 
@@ -42,6 +45,75 @@ def exp(x):
     y = y * r + _SERIES[1]
     y = y * r + _SERIES[0]
     return y * _as_float((np.int32(n) + np.int32(127)) << np.int32(23))
+
+
+@jit(fastmath={"reassoc", "contract"})
+def dot(q_k, k_k):
+    """The sum of products."""
+    total = np.float32(0)
+    for k in range(len(q_k)):
+        total += q_k[k] * k_k[k]
+    return total
+
+
+def _exp(b, x):
+    """See exp; in a register."""
+    b_ = b.llvm
+
+    def constant(number):
+        return b.splat(ir.Constant(F32, float(number)))
+
+    x = b_.select(b_.fcmp_ordered(">", x, constant(_LOWEST)), x, constant(_LOWEST))
+    rounded = b.multiply_add(constant(ROUND), x, constant(_LOG2E))
+    n = b_.fsub(rounded, constant(ROUND))
+    r = b.multiply_add(b.multiply_add(x, n, constant(-_LN2_HIGH)), n, constant(-_LN2_LOW))
+    y = constant(_SERIES[7])
+    for term in _SERIES[6::-1]:
+        y = b.multiply_add(constant(term), y, r)
+    whole = b_.bitcast(rounded, ir.VectorType(I32, LANES))
+    power = b_.shl(b_.add(whole, b.splat(I32(127 - 0x4B400000))), b.splat(I32(23)))
+    return b_.fmul(y, b_.bitcast(power, y.type))
+
+
+@instruction(4)
+def _soften(b, score, bias, count, total):
+    """score = e^(score + bias - the highest), and their sum at `total`; count is whole registers."""
+    b_ = b.llvm
+
+    def raise_top(s, carried):
+        at = b.at(score, b.times(s, 4))
+        value = b_.fadd(b.load(at, F32, LANES), b.load(b.at(bias, b.times(s, 4)), F32, LANES))
+        b.store(value, at)
+        return [b_.select(b_.fcmp_ordered(">", value, carried[0]), value, carried[0])]
+
+    (tops,) = b.loop(count, LANES, raise_top, [b.splat(ir.Constant(F32, float(HIDDEN)))])
+    top = b.extract(tops, 0)
+    for lane in range(1, LANES):
+        other = b.extract(tops, lane)
+        top = b_.select(b_.fcmp_ordered(">", other, top), other, top)
+    top = b.splat(top)
+
+    def lift(s, carried):
+        at = b.at(score, b.times(s, 4))
+        value = _exp(b, b_.fsub(b.load(at, F32, LANES), top))
+        b.store(value, at)
+        return [b_.fadd(carried[0], value)]
+
+    (totals,) = b.loop(count, LANES, lift, [b.zeros(F32)])
+    b.store(b.sum(totals), total)
+
+
+@jit()
+def softened(score, bias, S):
+    """S scores at an address to e^(score + bias - the highest), in place, and their sum; where all are HIDDEN all count alike.
+
+    Behind the scores, up to a whole number of BLOCKs, is room; behind the biases something to read.
+    """
+    count = (S + LANES - 1) // LANES * LANES
+    floats(score, count)[S:] = -np.inf
+    total = np.empty(1, np.float32)
+    _soften(score, bias, count, address_of(total))
+    return total[0]
 
 
 @jit(fastmath={"contract", "nsz"})

@@ -20,6 +20,7 @@ __all__ = [
     "FOLDS",
     "INT8",
     "LANES",
+    "ROUND",
     "SIZES",
     "WIDENED",
     "WIDTH",
@@ -57,6 +58,8 @@ FOLDS = (1, 2 if _WIDE and "avx512bf16" in _FEATURES else 1, 4 if _WIDE and "avx
 """How many weights a lane of 32 bits multiplies at once, by kind; 1 is by way of float32."""
 BLOCK = 64
 """Columns are cut at multiples of this, whatever the number of threads."""
+ROUND = np.float32(3 << 22)
+"""Added to a number below 2^22 it leaves the nearest whole number, of two as near the even one, in the last bits."""
 LANES = 16 if _WIDE else 8 if "avx" in _FEATURES else 4
 """How many float32 a register holds."""
 WIDTH = 4 if _WIDE else 2
@@ -176,6 +179,9 @@ class Builder:
 
     def shuffle(self, a, b, lanes):
         return self.llvm.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+    def extract(self, vector, lane):
+        return self.llvm.extract_element(vector, I32(lane))
 
     def zeros(self, kind, count=LANES):
         return ir.Constant(ir.VectorType(kind, count), [0] * count)

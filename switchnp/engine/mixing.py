@@ -3,12 +3,13 @@
 import numpy as np
 
 from ..kernels.experts import sorted_by_expert
+from ..kernels.jit import jit
 from . import blocks, pool
-from .elementary import ACTIVATIONS
+from .elementary import ACTIVATIONS, dot
 from .instructions import INT8
-from .operands import room_for
+from .rooms import operand_room, room
 
-__all__ = ["embed", "gated_mixture", "head", "mixture", "unembed"]
+__all__ = ["embed", "gated_mixture", "head", "mixture", "router_logits", "unembed"]
 
 
 def embed(ids_t, table_vd):
@@ -39,30 +40,38 @@ def gated_mixture(x_td, expert_t, slot_t, gate_t, wi0_edf, wi1_edf, wo_efd, C, a
     return _mixed(x_td, expert_t, slot_t, gate_t, wi0_edf, wi1_edf, wo_efd, True, activation)
 
 
+def router_logits(x_td, wr_de, br_e=None):
+    """See equations.router_logits. Sums run in lanes over d; a token's do not depend on who is routed beside it."""
+    h_te = _dots(np.ascontiguousarray(x_td), np.ascontiguousarray(wr_de.T))
+    return h_te if br_e is None else h_te + br_e
+
+
+@jit()
+def _dots(x_td, w_ed):
+    h_te = np.empty((len(x_td), len(w_ed)), np.float32)
+    for t in range(len(x_td)):
+        for e in range(len(w_ed)):
+            h_te[t, e] = dot(x_td[t], w_ed[e])
+    return h_te
+
+
 def _head(x_td, factor, table_vd):
     T, V = len(x_td), len(table_vd.array)
-    logits_tv, room = np.empty((T, V), np.float32), room_of(T, x_td.shape[1])
+    logits_tv = np.empty((T, V), np.float32)
     x_td = np.ascontiguousarray(x_td * np.float32(factor))
-    pool.POOL.run(table_vd.threads, blocks.head, table_vd.kind, x_td, table_vd.weight, logits_tv, room.ctypes.data)
+    bytes_ = operand_room(T, x_td.shape[1])
+    pool.POOL.run(table_vd.threads, blocks.head, table_vd.kind, x_td, table_vd.weight, logits_tv, bytes_)
     return logits_tv
-
-
-def room_of(T, K):
-    """Bytes for an Operand."""
-    return np.empty(room_for(T, K), np.uint8)
 
 
 def _mixed(x_td, expert_t, slot_t, gate_t, wi_edf, wi_linear_edf, wo_efd, gated, activation):
     token_i, start_e = sorted_by_expert(expert_t, slot_t, len(wi_edf.array))
     I, D, F = len(token_i), x_td.shape[1], wi_edf.shape[2]
-    n_id, y_id = np.empty((I, D), np.float32), np.empty((I, D), np.float32)
-    h_if, g_if = np.empty((I, F), np.float32), np.empty((I if gated else 0, F), np.float32)
     y_td = np.zeros_like(x_td)
     experts = wi_edf.weight, wi_linear_edf.weight, wo_efd.weight
-    room = room_of(I, max(D, F))
-    rooms = n_id, h_if, g_if, y_id, y_td, room.ctypes.data
+    rooms = room("n", I, D), room("h", I, F), room("g", I if gated else 0, F), room("y", I, D)
     gate_i = gate_t[token_i].astype(np.float32)
     code = ACTIVATIONS.index(activation.__name__)
     inputs = wi_edf.kind, np.ascontiguousarray(x_td), token_i, start_e, gate_i
-    pool.POOL.run(wi_edf.threads, blocks.mixture, *inputs, *experts, gated, code, *rooms)
+    pool.POOL.run(wi_edf.threads, blocks.mixture, *inputs, *experts, gated, code, *rooms, y_td, operand_room(I, max(D, F)))
     return y_td

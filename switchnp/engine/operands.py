@@ -11,8 +11,8 @@ from collections import namedtuple
 import numpy as np
 
 from ..kernels.jit import jit
-from .instructions import BFLOAT16, FOLDS, INT8, floats, int8s, int32s, uint16s
-from .weight import from_bfloat16
+from .instructions import BFLOAT16, FOLDS, INT8, ROUND, floats, int8s, int32s, uint16s
+from .weight import bits_of, from_bfloat16
 
 __all__ = ["SPAN", "Operand", "number_at", "operand_of", "prepare", "room_for", "some_rows"]
 
@@ -75,7 +75,7 @@ def _rounded(bits_k, y_k):
         y_k[-1] = 0
 
 
-@jit(fastmath={"nsz", "nnan", "reassoc"})
+@jit(fastmath={"nsz", "nnan"})
 def _quantized(x_k, span, scale_s, sum_s, y_k):
     for s in range(len(scale_s)):
         start, stop = s * span, min((s + 1) * span, len(x_k))
@@ -87,7 +87,7 @@ def _quantized(x_k, span, scale_s, sum_s, y_k):
         steps = np.float32(127) / largest if largest > 0 else np.float32(0)
         total = np.int32(0)
         for k in range(start, stop):
-            whole = np.int32(np.rint(x_k[k] * steps))
+            whole = bits_of(x_k[k] * steps + ROUND) - bits_of(ROUND)
             y_k[k] = whole
             total += whole
         sum_s[s] = total

@@ -13,7 +13,8 @@ from ..network import groups_of, logits
 from ..tree import Tree
 from . import blocks, elementary, pool
 from .attention import Sight
-from .mixing import room_of
+from .instructions import LANES
+from .rooms import operand_room, room
 
 __all__ = ["decode", "encode", "logits"]
 
@@ -59,9 +60,8 @@ def heard(config, p, memory_sd):
     """Keys and values of the encoder's memory for one block."""
     S, N = len(memory_sd), config.num_heads * config.d_kv
     k_sd, v_sd = np.empty((S, N), np.float32), np.empty((S, N), np.float32)
-    memory_sd = np.ascontiguousarray(memory_sd)
-    room, own = room_of(S, config.d_model), (p.wk_dhk.weight, p.wv_dhk.weight, k_sd, v_sd)
-    pool.POOL.run(p.wk_dhk.threads, blocks.projected, p.wk_dhk.kind, memory_sd, *own, room.ctypes.data)
+    own = p.wk_dhk.kind, np.ascontiguousarray(memory_sd), p.wk_dhk.weight, p.wv_dhk.weight, k_sd, v_sd
+    pool.POOL.run(p.wk_dhk.threads, blocks.projected, *own, operand_room(S, config.d_model))
     return k_sd, v_sd
 
 
@@ -70,26 +70,24 @@ def _table(config, params, stack):
 
 
 def _self_attention(config, p, x_td, sight, past=None):
-    n_td, q_td, k_td, v_td = _rooms(len(x_td), config, 3)
-    room, wo, H = room_of(len(x_td), max(n_td.shape[1], q_td.shape[1])), p.wo_hkd, config.num_heads
+    n_td, q_td, o_td, bytes_ = _rooms(config, len(x_td))
+    k_td, v_td = (room(name, *q_td.shape) for name in "kv")
+    wo, H = p.wo_hkd, config.num_heads
     own = p.wq_dhk.kind, x_td, p.norm_d, config.layer_norm_epsilon, p.wq_dhk.weight, p.wk_dhk.weight, p.wv_dhk.weight
-    pool.POOL.run(wo.threads, blocks.asked, *own, n_td, q_td, k_td, v_td, room.ctypes.data)
+    pool.POOL.run(wo.threads, blocks.asked, *own, n_td, q_td, k_td, v_td, bytes_)
     keys, values = (k_td, v_td) if past is None else past(k_td, v_td)
-    seen = q_td, keys, values, sight, H, np.empty_like(q_td)
-    pool.POOL.run(wo.threads, blocks.home, wo.kind, x_td, *seen, wo.weight, room.ctypes.data)
+    pool.POOL.run(wo.threads, blocks.home, wo.kind, x_td, q_td, keys, values, sight, H, o_td, wo.weight, bytes_)
 
 
 def _cross_attention(config, p, x_td, sight, k_sd, v_sd):
-    n_td, q_td = _rooms(len(x_td), config, 1)
-    room = room_of(len(x_td), max(n_td.shape[1], q_td.shape[1]))
+    n_td, q_td, o_td, bytes_ = _rooms(config, len(x_td))
     own = p.wq_dhk.kind, x_td, p.norm_d, config.layer_norm_epsilon, p.wq_dhk.weight, p.wo_hkd.weight, sight, config.num_heads
-    rooms = n_td, q_td, np.empty_like(q_td), room.ctypes.data
-    pool.POOL.run(p.wq_dhk.threads, blocks.cross_attention, *own, k_sd, v_sd, *rooms)
+    pool.POOL.run(p.wq_dhk.threads, blocks.cross_attention, *own, k_sd, v_sd, n_td, q_td, o_td, bytes_)
 
 
-def _rooms(T, config, projections):
-    widths = [config.d_model] + [config.num_heads * config.d_kv] * projections
-    return [np.empty((T, width), np.float32) for width in widths]
+def _rooms(config, T):
+    D, N = config.d_model, config.num_heads * config.d_kv
+    return room("n", T, D), room("q", T, N), room("o", T, N), operand_room(T, max(D, N))
 
 
 def _feedforward(ops, config, routing, p, x_td, groups, mode):
@@ -104,16 +102,15 @@ def _feedforward(ops, config, routing, p, x_td, groups, mode):
 def _dense(config, p, x_td):
     wi, linear = (p.wi0_df, p.wi1_df) if config.is_gated_act else (p.wi_df, p.wi_df)
     activation = elementary.ACTIVATIONS.index(ACTIVATIONS[config.dense_act_fn])
-    T, F = len(x_td), config.d_ff
-    rooms = np.empty_like(x_td), np.empty((T, F), np.float32), np.empty((T if config.is_gated_act else 0, F), np.float32)
-    room = room_of(T, max(F, config.d_model))
+    T, D, F, gated = len(x_td), config.d_model, config.d_ff, config.is_gated_act
     own = wi.kind, x_td, p.norm_d, config.layer_norm_epsilon, wi.weight, linear.weight, p.wo_fd.weight
-    pool.POOL.run(wi.threads, blocks.dense, *own, config.is_gated_act, activation, *rooms, room.ctypes.data)
+    rooms = room("n", T, D), room("h", T, F), room("g", T if gated else 0, F), operand_room(T, max(D, F))
+    pool.POOL.run(wi.threads, blocks.dense, *own, gated, activation, *rooms)
 
 
 def _sights(ops, config, routing, stack, row, causal, seen=0):
     """The Sight of every block: one for all, but that transformers 5.0 forgets the distances above block 0."""
-    far = seen + int(row.position_t.max(initial=0)) + 1
+    far = seen + int(row.position_t.max(initial=0)) + 1 + LANES
     buckets = config.relative_attention_num_buckets, config.relative_attention_max_distance
     bucket_x = ops.relative_bucket(np.arange(1 - far, far), *buckets, bidirectional=not causal)
     line_hx = np.ascontiguousarray(stack.bias_rh[bucket_x].T)

@@ -10,7 +10,7 @@ from .weight import Weight
 
 __all__ = ["FEW", "multiply", "share"]
 
-FEW = 12
+FEW = 18
 """Up to so many inputs a matrix is read as it lies."""
 
 

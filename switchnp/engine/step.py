@@ -12,8 +12,8 @@ import numpy as np
 from ..kernels.jit import jit
 from .blocks import hidden, normed
 from .dots import dotted
-from .elementary import RELU, exp
-from .instructions import BLOCK, address_of, floats, keep
+from .elementary import HIDDEN, RELU, dot, softened
+from .instructions import BLOCK, LANES, address_of, floats, keep
 from .operands import SPAN, operand_of, prepare, some_rows
 from .pool import meet
 from .products import multiply
@@ -150,7 +150,11 @@ def _self(n, row, block, own, unit, x_bd, n_bd, line_bt, keys, values, capacity,
     multiply(n.kind, heard, _matrix(row, WQ, N), 0, n.D, c0, c1, False, False, address_of(q_bn), N)
     multiply(n.kind, heard, _matrix(row, WK, N), 0, n.D, c0, c1, False, False, keys + newest, N)
     multiply(n.kind, heard, _matrix(row, WV, N), 0, n.D, c0, c1, False, False, values + newest, N)
-    address_s, weight_s = np.empty(n.T + 1, np.int64), np.empty(n.T + 1, np.float32)
+    address_s, weight_s, nought = (
+        np.empty(n.T + 1, np.int64),
+        np.empty(n.T + LANES, np.float32),
+        np.zeros(n.T + LANES, np.float32),
+    )
     for b in range(n.B):
         for s in range(n.T):
             address_s[s] = layer + 4 * (s * capacity[1] + line_bt[b, s]) * N
@@ -158,10 +162,10 @@ def _self(n, row, block, own, unit, x_bd, n_bd, line_bt, keys, values, capacity,
         for h in range(c0 // n.K, c1 // n.K):
             at, q_k = 4 * h * n.K, q_bn[b, h * n.K : (h + 1) * n.K]
             for s in range(n.T + 1):
-                weight_s[s] = _dot(q_k, floats(keys + address_s[s] + at, n.K))
+                weight_s[s] = dot(q_k, floats(keys + address_s[s] + at, n.K))
                 if row[BIAS]:
                     weight_s[s] += bias_hx[h, n.T - s]
-            total = _softmax(weight_s)
+            total = softened(address_of(weight_s), address_of(nought), n.T + 1)
             o_k = o_bn[b, h * n.K : (h + 1) * n.K]
             o_k[:] = 0
             for s in range(n.T + 1):
@@ -175,17 +179,16 @@ def _cross(n, row, own, unit, x_bd, n_bd, spans_b2, keys, values, mask_s, q_bn, 
     c0, c1 = own[0] * unit * n.K, min(own[1] * unit * n.K, N)
     heard = _listening(n, x_bd, row[CROSS_NORM], n_bd, room)
     multiply(n.kind, heard, _matrix(row, CROSS_WQ, N), 0, n.D, c0, c1, False, False, address_of(q_bn), N)
-    weights = np.empty(n.S, np.float32)
+    weight_s, nought = np.empty(n.S + LANES, np.float32), np.zeros(n.S + LANES, np.float32)
     for b in range(n.B):
         s0, s1 = spans_b2[b]
-        weight_s = weights[: s1 - s0]
         for h in range(c0 // n.K, c1 // n.K):
             q_k, o_k = q_bn[b, h * n.K : (h + 1) * n.K], o_bn[b, h * n.K : (h + 1) * n.K]
             at = 4 * (h * n.S + s0) * n.K
             for s in range(s1 - s0):
-                dot = _dot(q_k, floats(keys + at + 4 * s * n.K, n.K))
-                weight_s[s] = dot if mask_s[s0 + s] else np.float32(-3e38)
-            total = _softmax(weight_s)
+                score = dot(q_k, floats(keys + at + 4 * s * n.K, n.K))
+                weight_s[s] = score if mask_s[s0 + s] else HIDDEN
+            total = softened(address_of(weight_s), address_of(nought), s1 - s0)
             o_k[:] = 0
             for s in range(s1 - s0):
                 _add(o_k, weight_s[s] / total, floats(values + at + 4 * s * n.K, n.K))
@@ -205,31 +208,10 @@ def _home(n, row, column, own, unit, o_bn, share_pbd, room):
         keep(own_bk)
 
 
-@jit(fastmath={"reassoc", "contract"})
-def _dot(q_k, k_k):
-    total = np.float32(0)
-    for k in range(len(q_k)):
-        total += q_k[k] * k_k[k]
-    return total
-
-
 @jit(fastmath={"contract"})
 def _add(o_k, weight, v_k):
     for k in range(len(o_k)):
         o_k[k] += weight * v_k[k]
-
-
-@jit(fastmath={"reassoc", "contract", "nnan", "nsz"})
-def _softmax(score_s):
-    """Scores to weights before they are divided by their sum, which is returned."""
-    top = np.float32(-3e38)
-    for s in range(len(score_s)):
-        top = score_s[s] if score_s[s] > top else top
-    total = np.float32(0)
-    for s in range(len(score_s)):
-        score_s[s] = exp(score_s[s] - top)
-        total += score_s[s]
-    return total
 
 
 @jit()
@@ -282,15 +264,13 @@ def _feedforward(rank, ranks, n, row, x_bd, n_bd, h_bf, g_bf, share_pbd, room):
 
 @jit()
 def _routed(n, row, n_bd, order_b, start_e, gate_b):
-    """Voices sorted by the expert that each one's router chooses, and its gate. Sums run over d in order, in lanes over e."""
+    """Voices sorted by the expert that each one's router chooses, and its gate."""
     router, logit_e = floats(row[ROUTER], n.D * n.E), np.empty(n.E, np.float32)
     expert_b, probability_b = np.empty(n.B, np.int64), np.empty(n.B, np.float32)
     start_e[:] = 0
     for b in range(n.B):
-        logit_e[:] = 0
-        for d in range(n.D):
-            for e in range(n.E):
-                logit_e[e] += n_bd[b, d] * router[d * n.E + e]
+        for e in range(n.E):
+            logit_e[e] = dot(n_bd[b], router[e * n.D : (e + 1) * n.D])
         if row[ROUTER_BIAS]:
             logit_e += floats(row[ROUTER_BIAS], n.E)
         best = 0

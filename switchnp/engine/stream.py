@@ -2,8 +2,8 @@
 
 Several rows run side by side, each from its first column to its last, so that memory is read in long straight lines. Where the
 processor multiplies pairs or quads at once, two or four rows are interleaved in registers as they come; the sums then stand
-in the order that the interleaving makes, until `settled`. With several inputs there is arithmetic to wait for, so the same
-columns of the next rows are asked for in advance.
+in the order that the interleaving makes, until `settled`. The same columns of the next rows are asked for in advance, except
+where the processor sees by itself what comes: rows of float32 that follow each other, under one input.
 """
 
 import numpy as np
@@ -12,6 +12,7 @@ from llvmlite import ir
 from ..kernels.jit import jit
 from .instructions import (
     BFLOAT16,
+    BLOCK,
     F32,
     FLOAT32,
     FOLDS,
@@ -37,7 +38,7 @@ from .weight import weight_at
 __all__ = ["stream"]
 
 ROWS = (8, 8, 16 if FOLDS[INT8] == 4 else 8, 8)
-"""How many rows run side by side."""
+"""How many rows run side by side under several inputs; under one it is eight."""
 STEPS = tuple(64 if fold > 1 else 2 * LANES for fold in FOLDS)
 """How many columns a step takes."""
 
@@ -71,8 +72,9 @@ def _weights(b, rows, j, kind):
     return [[b.widened(b.at(row, start, v * LANES * SIZES[kind]), kind) for v in range(2)] for row in rows]
 
 
-def _made(kind, alone):
-    groups = ROWS[kind] // FOLDS[kind]
+def _made(kind, alone, ahead=True):
+    rows = 8 if alone else ROWS[kind]
+    groups = rows // FOLDS[kind]
 
     def inputs(b, row):
         return [b.splat(b.load(b.at(row, 4 * r), lane(kind))) for r in range(groups)]
@@ -80,16 +82,16 @@ def _made(kind, alone):
     @instruction(7)
     def step(b, y, ldy, x, ldx, M, table, N):
         """y[m] += x[m] · the rows whose addresses are in `table`, behind which are those of the next rows."""
-        lines = [b.load(b.at(table, 8 * r), I64, align=8) for r in range(ROWS[kind])]
-        coming = [b.load(b.at(table, 8 * (r + ROWS[kind])), I64, align=8) for r in range(ROWS[kind])]
+        lines = [b.load(b.at(table, 8 * r), I64, align=8) for r in range(rows)]
+        coming = [b.load(b.at(table, 8 * (r + rows)), I64, align=8) for r in range(rows)]
         hoisted = inputs(b, x) if alone else None
 
         def columns(j, _):
             registers = _weights(b, lines, j, kind)
-            if not alone:
+            if ahead:
                 for line in coming:
-                    for ahead in range(0, STEPS[kind] * SIZES[kind], 64):
-                        b.prefetch(b.at(line, b.times(j, SIZES[kind]), ahead))
+                    for byte in range(0, STEPS[kind] * SIZES[kind], 64):
+                        b.prefetch(b.at(line, b.times(j, SIZES[kind]), byte))
 
             def one(m, _):
                 row = b.at(y, b.times(ldy, m), b.times(j, 4))
@@ -106,16 +108,18 @@ def _made(kind, alone):
     return step
 
 
-_float32_one, _float32 = _made(FLOAT32, True), _made(FLOAT32, False)
+_float32_one, _float32_scattered, _float32 = _made(FLOAT32, True, ahead=False), _made(FLOAT32, True), _made(FLOAT32, False)
 _bfloat16_one, _bfloat16 = _made(BFLOAT16, True), _made(BFLOAT16, False)
 _int8_one, _int8 = _made(INT8, True), _made(INT8, False)
 _widened_one, _widened = _made(WIDENED, True), _made(WIDENED, False)
 
 
 @jit()
-def _steps(kind, y, ldy, x, ldx, M, table, N):
-    if kind == FLOAT32:
-        _float32_one(y, ldy, x, ldx, M, table, N) if M == 1 else _float32(y, ldy, x, ldx, M, table, N)
+def _steps(kind, sparse, y, ldy, x, ldx, M, table, N):
+    if kind == FLOAT32 and M > 1:
+        _float32(y, ldy, x, ldx, M, table, N)
+    elif kind == FLOAT32:
+        _float32_scattered(y, ldy, x, ldx, M, table, N) if sparse else _float32_one(y, ldy, x, ldx, M, table, N)
     elif kind == BFLOAT16:
         _bfloat16_one(y, ldy, x, ldx, M, table, N) if M == 1 else _bfloat16(y, ldy, x, ldx, M, table, N)
     elif kind == WIDENED:
@@ -131,7 +135,7 @@ def stream(kind, operand, weight, k0, k1, c0, c1, sparse, add, y, ldy):
     sparse      pass over rows whose input is 0 for all: exact, as such a row adds nothing
     """
     M, fold = operand.M, FOLDS[kind]
-    strip = c1 - c0 if M == 1 else min(1024, c1 - c0)
+    strip = c1 - c0 if M == 1 else min(max(8192 // M // BLOCK, 1) * BLOCK, c1 - c0)
     live_k = np.empty(k1 - k0 if sparse else 0, np.int64)
     sums, ordered = np.empty(M * (strip + 16), np.int32), np.empty(strip if fold > 1 else 0, np.int32)
     for start in range(0, k1 - k0, operand.span):
@@ -165,7 +169,8 @@ def _live_rows(operand, start, stop, live_k):
 @jit()
 def _added(kind, operand, weight, k0, start, live_k, count, sparse, c, N, sums, ldsums):
     """sums += x · w for the live rows of a stretch, a few rows at a time."""
-    M, rows, part = operand.M, ROWS[kind], 4 // FOLDS[kind]
+    M, part = operand.M, 4 // FOLDS[kind]
+    rows = 8 if M == 1 else ROWS[kind]
     whole = N // STEPS[kind] * STEPS[kind]
     table = np.empty(2 * rows, np.int64)
     inputs = np.zeros(M * 4 * rows, np.uint8)
@@ -178,7 +183,7 @@ def _added(kind, operand, weight, k0, start, live_k, count, sparse, c, N, sums, 
         if sparse or first + rows > count:
             _gathered(operand, part, live_k, sparse, start, first, min(rows, count - first), 4 * rows, address_of(inputs))
             address, stride = address_of(inputs), 4 * rows
-        _steps(kind, sums, ldsums, address, stride, M, address_of(table), whole)
+        _steps(kind, sparse, sums, ldsums, address, stride, M, address_of(table), whole)
         if whole < N:
             _rest(kind, M, address, stride, table, rows, whole, N, sums, ldsums)
 

@@ -61,7 +61,9 @@ class _Desk:
         blind = routing.of("decoder").position_bias != "every block"
         stack, H = params.decoder, config.num_heads
         self.config, self.params = config, params
-        self.table = np.array([_row(p, i, blind) for i, p in enumerate(stack.blocks)], np.int64)
+        self.routers = [np.ascontiguousarray(p.switch.wr_de.T) if "switch" in p else None for p in stack.blocks]
+        rows = [_row(p, i, blind, router) for i, (p, router) in enumerate(zip(stack.blocks, self.routers, strict=True))]
+        self.table = np.array(rows, np.int64)
         self.head = params.embedding_vd if config.tie_word_embeddings else params.head_vd
         self.S = len(heard[0][0])
         # one head after the other, so that each is read in one line
@@ -115,7 +117,7 @@ class _Desk:
         return self.rooms
 
 
-def _row(p: Any, i: int, blind: bool) -> list[int]:
+def _row(p: Any, i: int, blind: bool, transposed: Any) -> list[int]:
     """One block's row of the table of addresses (step.COLUMNS)."""
     ffn = p.switch if "switch" in p else p.dense
     end = "edf" if "switch" in p else "df"
@@ -124,7 +126,7 @@ def _row(p: Any, i: int, blind: bool) -> list[int]:
     wo = ffn.wo_efd if "switch" in p else ffn.wo_fd
     own = p.attention.norm_d, p.attention.wq_dhk, p.attention.wk_dhk, p.attention.wv_dhk, p.attention.wo_hkd
     cross = p.cross.norm_d, p.cross.wq_dhk, p.cross.wo_hkd
-    router = (ffn.wr_de, ffn.br_e if "br_e" in ffn else None) if "switch" in p else (None, None)
+    router = (transposed, ffn.br_e if "br_e" in ffn else None) if "switch" in p else (None, None)
     addresses = [_address(each) for each in (*own, *cross, ffn.norm_d, wi, linear, wo, *router)]
     flags = [("switch" in p, 0), (i == 0 or not blind, 0)]
     return [int(number) for pair in addresses + flags for number in pair]

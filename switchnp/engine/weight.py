@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 from ..kernels.jit import jit
 from .instructions import FLOAT32, SIZES, floats, int8s, uint16s
 
-__all__ = ["Weight", "expert", "from_bfloat16", "weight_at"]
+__all__ = ["Weight", "bits_of", "expert", "from_bfloat16", "weight_at"]
 
 Weight = namedtuple("Weight", "address scale columns")
 """A matrix (K, N), row after row.
@@ -33,6 +33,16 @@ def _float_of(typing, bits):
         return builder.bitcast(values[0], ir.FloatType())
 
     return types.float32(types.uint32), codegen
+
+
+@intrinsic
+def bits_of(typing, number):
+    """The 32 bits of a float32, as int32."""
+
+    def codegen(context, builder, signature, values):
+        return builder.bitcast(values[0], ir.IntType(32))
+
+    return types.int32(types.float32), codegen
 
 
 @jit()
