@@ -14,6 +14,8 @@ from .tokenizer import Tokenizer
 
 __all__ = ["load"]
 
+LARGE = 1 << 28
+
 
 def load(
     path: str | os.PathLike[str],
@@ -28,12 +30,12 @@ def load(
 
     routing     instead of the one that the file names
     engine      "fast", "kernels" or "equations"; None: "fast", but for float64 and for a simulated precision
-    dtype       for the fast engine "float32", "bfloat16" or "int8": what it multiplies in; None: int8 where the file has int8, else
-                float32. For the readable ones "float32", or "float64" for checking: weights stored in fewer bits are widened
+    dtype       for the fast engine "float32", "bfloat16" or "int8": what it multiplies in; None: int8 where the file has int8,
+                else float32. For the readable ones "float32", or "float64" for checking: stored in fewer bits, weights are widened
     precision   instead of the routing's: "bfloat16" and "selective" simulate it (Switch, §2.4), with engine="equations"
     threads     of the fast engine; None: as many as this process may use
-    verify      see that every weight is what was written (sha256) and finite before any is used. None: where the weights are read
-                and not mapped. The fast engine maps the file, so that loading takes no time and processes share it
+    verify      see that every weight is what was written (sha256) and finite before any is used; False only for the fast engine,
+                which maps the file, so that loading takes no time and processes share it. None: but for files of more than 256 MB
 
     Raises FileError where the path cannot be read and WeightsError where the file is not a sound model.
     """
@@ -48,7 +50,7 @@ def load(
     if engine == "fast":
         if dtype == "float64":
             raise InputError("dtype is 'float64', expected engine='kernels' or engine='equations' for that")
-        params, header = weights.mapped(path, verify=bool(verify))
+        params, header = weights.mapped(path, os.path.getsize(path) <= LARGE if verify is None else verify)
     else:
         params, header = weights.read(path, dtype or "float32")
     tokenizer = Tokenizer(header.tokenizer) if header.tokenizer is not None else None

@@ -20,7 +20,7 @@ from .padding import Batch, Edge, targets_of
 from .routers import Mode
 from .routing import Routing
 from .search import GenerationConfig
-from .setups import Weights, check_fit, setup_of
+from .setups import Weights, check_choices, check_fit, setup_of
 from .speech import Speech
 from .tokenizer import Tokenizer
 from .tree import Tree
@@ -77,6 +77,7 @@ class SwitchTransformer:
     ) -> None:
         if not isinstance(generation, (GenerationConfig, NoneType)):
             raise InputError(f"generation is {generation!a:.80}, expected a switchnp.GenerationConfig")
+        check_choices(routing, engine or "fast")
         self.routing = Routing.paper() if routing is None else routing
         self._weights = Weights(config, params, dtype, threads)
         self.engine = _engine(engine, self.routing, self._weights)
@@ -349,9 +350,9 @@ class SwitchTransformer:
         return self.tokenizer
 
 
-def _engine(engine: str | None, routing: Any, weights: Weights) -> Any:
+def _engine(engine: str | None, routing: Routing, weights: Weights) -> Any:
     """The engine that is asked for, or the fastest that this routing and these weights can have."""
-    if engine is not None or not isinstance(routing, Routing):
+    if engine is not None:
         return engine
     if routing.precision != "float32":
         return "equations"

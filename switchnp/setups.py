@@ -1,4 +1,4 @@
-"""Which engine computes, on which weights: one model's weights as they were given, as the equations read them, as the engine does."""
+"""Which engine computes, on which weights: as they were given, as the equations read them, as the fast engine does."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ ARITHMETIC = ("float32", "bfloat16", "int8")
 """What the fast engine multiplies in."""
 
 
+_STORED = ({"float32"}, {"float64"}, {"bfloat16"}, {"float32", "int8"})
+
+
 class Weights:
     """The weights of one model, of any stored kind.
 
@@ -39,9 +42,9 @@ class Weights:
         own = {path: leaf for path, leaf in leaves.items() if path.rpartition("/")[2] not in SCALES.values()}
         check_shapes(Tree.of(own), config)
         self.dtypes = {leaf.dtype.name for leaf in own.values()}
-        if self.dtypes not in ({"float32"}, {"float64"}, {"bfloat16"}, {"float32", "int8"}):
-            known = "all float32, all float64, all bfloat16, or int8 with scales"
-            raise ShapeError(f"the weights are {' and '.join(sorted(self.dtypes))}, expected {known}")
+        if self.dtypes not in _STORED or not all(leaf.dtype.isnative for leaf in leaves.values()):
+            found = " and ".join(sorted({str(leaf.dtype) for leaf in own.values()}))
+            raise ShapeError(f"the weights are {found}, expected all float32 or all float64, or what a weights file holds")
         if dtype not in (None, *ARITHMETIC):
             raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(map(repr, ARITHMETIC))} for the fast engine")
         self.config, self.stored, self.dtype, self.threads = config, stored, dtype, _threads(threads)

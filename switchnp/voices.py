@@ -31,6 +31,11 @@ class Voices:
         self.prompt_b = np.arange(self.row.sentences)
         self._look()
 
+    @property
+    def log_softmax(self):
+        """The engine's own."""
+        return self._setup[0].log_softmax
+
     def _new_pasts(self):
         return layers.new_pasts(self._setup[1])
 

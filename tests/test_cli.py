@@ -11,7 +11,7 @@ import pytest
 from references import ROOT, huggingface_case
 
 import switchnp
-import switchnp.model
+import switchnp.loading
 from switchnp import cli
 
 NUMBERS = str(ROOT / "weights/switch-numbers.h5")
@@ -438,7 +438,7 @@ def test_json_is_json_on_any_terminal():
 def test_what_a_terminal_would_obey_is_not_printed(monkeypatch, capsys):
     model = switchnp.load(NUMBERS)
     monkeypatch.setattr(model.tokenizer, "answer", lambda ids: "a\x1b[2J\nb é")
-    monkeypatch.setattr(switchnp.model, "load", lambda *_, **__: model)
+    monkeypatch.setattr(switchnp.loading, "load", lambda *_, **__: model)
 
     assert cli.main(["generate", NUMBERS, "x"]) == 0
     assert capsys.readouterr().out == "a\\x1b[2J\\nb é\n"
@@ -513,7 +513,7 @@ def test_an_interrupt_is_status_130(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(switchnp.model, "load", interrupted)
+    monkeypatch.setattr(switchnp.loading, "load", interrupted)
 
     assert cli.main(["generate", NUMBERS, "x"]) == 130
     assert capsys.readouterr().err == "switchnp: interrupted\n"
@@ -523,7 +523,7 @@ def test_a_bug_is_one_sentence_too(monkeypatch, capsys):
     def buggy(*_, **__):
         raise KeyError("x")
 
-    monkeypatch.setattr(switchnp.model, "load", buggy)
+    monkeypatch.setattr(switchnp.loading, "load", buggy)
 
     assert cli.main(["generate", NUMBERS, "x"]) == 1
     assert capsys.readouterr().err == "switchnp: unexpected KeyError, which is a bug: 'x'\n"

@@ -93,7 +93,7 @@ def test_samples_of_one_prompt_are_streamed_by_their_own_numbers():
     ours = Task(config, START, (1,), heard=lambda number, said: heard.update({number: tuple(said)}))
     row = model._edge.batch("input_ids", [[5, 6]], None).row
 
-    found = generation.search(*model._setup, row, ours)
+    found = generation.search(model._voices(row, True, EVALUATION), ours)
 
     assert [heard[number] for number in range(3)] == [answer.ids for answer in found]
 
@@ -250,7 +250,7 @@ def filled(monkeypatch, answers, text="<extra_id_0> and <extra_id_1>"):
 
     monkeypatch.setattr(infilling, "beam_search", lambda voices, task: asked.append(task) or answers)
     row = model._edge.batch("input_ids", [5, 6], None).row
-    result = infilling.fill(model._setup, Tokenizer(), row, text, infilling.beams_for(3, 4), 3, EVALUATION)
+    result = infilling.fill(model._voices(row, True, EVALUATION), model.config, Tokenizer(), text, infilling.beams_for(3, 4), 3)
     return result, asked
 
 
@@ -282,7 +282,7 @@ def test_gaps_draw_from_the_generator_that_they_are_given(monkeypatch):
     model = small_model(Routing(eval_policy="sample"))
     modes = []
     monkeypatch.setattr(type(model), "_tokenizer", lambda self: Letters())
-    monkeypatch.setattr("switchnp.model.fill", lambda *arguments: modes.append(arguments[-1]))
+    monkeypatch.setattr("switchnp.model.fill", lambda voices, *_: modes.append(voices._mode))
     rng = np.random.default_rng(0)
 
     model.fill("ab", rng=rng)
@@ -309,7 +309,7 @@ def test_sentences_that_are_chosen_bring_their_own_tokens_places_and_masks():
 def test_voices_that_change_places_go_on_with_their_own_prompts(use_cache):
     model = small_model(Routing.huggingface())
     row = model._edge.batch("input_ids", [[5, 6, 7], [8, 9, 10]], None).row
-    straight, swapped = (generation.Voices(*model._setup, row, use_cache, EVALUATION) for _ in range(2))
+    straight, swapped = (model._voices(row, use_cache, EVALUATION) for _ in range(2))
     for voices in (straight, swapped):
         voices.next_logits(np.array([[0], [0]]))
 

@@ -7,9 +7,9 @@ import numpy as np
 from ..kernels.jit import jit
 from .elementary import HIDDEN, softened
 from .instructions import BLOCK, FLOAT32, address_of, floats, int8s, int64s
-from .linked import linked
+from .linking import linked
 from .operands import SPAN, Operand
-from .tile import multiplied, panel_of, panel_of_rows
+from .tiles import multiplied, panel_of, panel_of_rows
 from .weight import Weight
 
 __all__ = ["Sight", "attended"]

@@ -27,10 +27,10 @@ from .instructions import (
     int32s,
     lane,
 )
-from .linked import linked
+from .linking import linked
 from .operands import Operand, number_at
 from .sums import settled
-from .tile import multiplied, panel_of_rows
+from .tiles import multiplied, panel_of_rows
 from .weight import Weight, weight_at
 
 __all__ = ["dotted"]

@@ -5,11 +5,11 @@ import numpy as np
 from ..kernels.experts import sorted_by_expert
 from ..kernels.jit import jit
 from . import blocks, pool
-from .elementary import ACTIVATIONS, dot
-from .instructions import INT8
+from .elementary import ACTIVATIONS, dot, softened
+from .instructions import BLOCK, INT8, address_of
 from .rooms import operand_room, room
 
-__all__ = ["embed", "gated_mixture", "head", "mixture", "router_logits", "unembed"]
+__all__ = ["embed", "gated_mixture", "head", "log_softmax", "mixture", "router_logits", "unembed"]
 
 
 def embed(ids_t, table_vd):
@@ -44,6 +44,25 @@ def router_logits(x_td, wr_de, br_e=None):
     """See equations.router_logits. Sums run in lanes over d; a token's do not depend on who is routed beside it."""
     h_te = _dots(np.ascontiguousarray(x_td), np.ascontiguousarray(wr_de.T))
     return h_te if br_e is None else h_te + br_e
+
+
+def log_softmax(h_te):
+    """See equations.log_softmax. Registers at a time."""
+    return _log_softmax(np.ascontiguousarray(h_te, np.float32))
+
+
+@jit()
+def _log_softmax(h_te):
+    T, E = h_te.shape
+    y_te, line = np.empty_like(h_te), np.empty(E + BLOCK, np.float32)
+    nought = np.zeros(E + BLOCK, np.float32)
+    for t in range(T):
+        line[:E] = h_te[t]
+        total = softened(address_of(line), address_of(nought), E)
+        level = h_te[t].max() + np.log(total)
+        for e in range(E):
+            y_te[t, e] = h_te[t, e] - level
+    return y_te
 
 
 @jit()

@@ -36,7 +36,7 @@ def encode(ops, config, routing, params, row, keep=False, mode=EVALUATION):
 def decode(ops, config, routing, params, row, memory_sd, memory_row, keep=False, pasts=None, mode=EVALUATION):
     """See network.decode.
 
-    pasts       a `memory.Memory`, which has the memory's keys and values too
+    pasts       `words.Words`, which has the memory's keys and values too
     """
     stack, routing = params.decoder, routing.of("decoder")
     x_td = ops.embed(row.ids_t, _table(config, params, stack))
@@ -45,8 +45,8 @@ def decode(ops, config, routing, params, row, memory_sd, memory_row, keep=False,
     across = _across(row, memory_row, config.num_heads)
     a = Tree(blocks=[])
     for i, (p, sight) in enumerate(zip(stack.blocks, sights, strict=True)):
-        _self_attention(config, p.attention, x_td, sight, None if pasts is None else pasts.words(i))
-        keys_values = heard(config, p.cross, memory_sd) if pasts is None else pasts.memory(i)
+        _self_attention(config, p.attention, x_td, sight, None if pasts is None else pasts.newest(i))
+        keys_values = heard(config, p.cross, memory_sd) if pasts is None else pasts.memory_of(i)
         _cross_attention(config, p.cross, x_td, across, *keys_values)
         x_td, routes = _feedforward(ops, config, routing, p, x_td, groups, mode)
         a.blocks.append(routes)

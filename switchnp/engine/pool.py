@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 from ..kernels.jit import jit
 from .instructions import I32, I64, ir
-from .linked import link
+from .linking import link
 
 __all__ = ["POOL", "Pool", "barrier", "cores", "meet"]
 
@@ -130,7 +130,7 @@ def _work(inbox: SimpleQueue[Any], done: SimpleQueue[Any]) -> None:
         try:
             program(*arguments)
             done.put(None)
-        except BaseException as fault:  # noqa: BLE001  it is raised where the work was asked for
+        except BaseException as fault:
             arguments[2][0] = RELEASED
             done.put(fault)
         del program, arguments

@@ -2,10 +2,10 @@
 
 from ..kernels.jit import jit
 from .instructions import BLOCK
-from .linked import linked
+from .linking import linked
 from .operands import Operand
-from .stream import stream
-from .tile import tiled
+from .streams import stream
+from .tiles import tiled
 from .weight import Weight
 
 __all__ = ["FEW", "multiply", "share"]

@@ -11,7 +11,7 @@ from ..layers import capacity
 from ..tree import Tree
 from ..voices import Voices as ReadableVoices
 from . import elementary, passes, pool, step
-from .memory import Memory
+from .words import Words
 
 __all__ = ["Voices"]
 
@@ -30,7 +30,11 @@ class Voices(ReadableVoices):
         super().restart()
 
     def _new_pasts(self) -> Any:
-        return Memory(self.row.sentences, self._heard_by)
+        return Words(self.row.sentences, self._heard_by)
+
+    def _look(self) -> None:
+        """The memory that each voice looks at: its prompt's, which is there once."""
+        self._memory_td, self._memory_row = self._memory_sd, _Looked(self.row, [self.row.spans[b] for b in self.prompt_b])
 
     def _keep_pasts(self, voices: Any) -> None:
         self._pasts.keep(voices)
@@ -54,6 +58,13 @@ def _plain(ops: Any, config: Any, routing: Any) -> bool:
     return alone and config.num_decoder_layers > 0 and capacity(ops, config, own, 1) >= 1
 
 
+class _Looked:
+    """A row of prompts, and whose each voice's is."""
+
+    def __init__(self, row: Any, spans: list[slice]) -> None:
+        self.position_t, self.mask_t, self.spans = row.position_t, row.mask_t, spans
+
+
 class _Desk:
     """Where the numbers of one step lie: weights by address, and room for what is on the way."""
 
@@ -74,7 +85,7 @@ class _Desk:
         self.bias_hx = np.empty((H, 0), np.float32)
         self.rooms: Any = None
 
-    def spoken(self, x_bd: Any, memory: Memory, spans_b2: Any, mask_s: Any) -> Any:
+    def spoken(self, x_bd: Any, memory: Words, spans_b2: Any, mask_s: Any) -> Any:
         """The logits of every voice after one more word, which the memory keeps."""
         T = len(memory)
         memory.room(1)

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..equations import log_softmax
 from .task import Answer
 
 __all__ = ["beam_search"]
@@ -34,7 +33,7 @@ def beam_search(voices, task):
     while live:
         ids_bt = np.concatenate([prompt.ids_bt for prompt in live])
         logits_bv = voices.next_logits(ids_bt)
-        raw_bv = log_softmax(logits_bv)
+        raw_bv = voices.log_softmax(logits_bv)
         scores_bv = task.processed(ids_bt, raw_bv)
         chosen = [prompt.step(scores_bv[k : k + K], raw_bv[k : k + K]) for k, prompt in _voices_of(live, K)]
         going = [(k, prompt, beams) for (k, prompt), beams in zip(_voices_of(live, K), chosen, strict=True) if prompt.searching]

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from ..equations import log_softmax
 from .task import Answer
 
 __all__ = ["draw", "one_by_one", "stream_of"]
@@ -19,7 +18,7 @@ def one_by_one(voices, task, streams=None):
     for _ in range(task.config.max_new_tokens):
         logits_bv = voices.next_logits(ids_bt)
         word_b = _next_words(task, ids_bt, logits_bv, [streams[b] for b in number_b] if streams else None)
-        logprob_b = np.take_along_axis(log_softmax(logits_bv), word_b[:, None], axis=1)[:, 0]
+        logprob_b = np.take_along_axis(voices.log_softmax(logits_bv), word_b[:, None], axis=1)[:, 0]
         for b, word, logprob in zip(number_b, word_b.tolist(), logprob_b.tolist(), strict=True):
             said[b].append(word)
             logprobs[b].append(logprob)

@@ -55,7 +55,7 @@ class _Cache(FunctionCache):
         try:
             return super().load_overload(sig, target_context)
         except Exception:
-            said = f"Numba's cache in {self.cache_path} is damaged and is made anew"
+            said = f"Numba's cache in {Path(self.cache_path).parent} is damaged and is made anew"
             warnings.warn(said, SwitchWarning, stacklevel=2)
             with suppress(Exception):
                 self.flush()

@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 
-from switchnp.engine import dots, linked, operands, products, stream, tile
+from switchnp.engine import dots, linking, operands, products, streams, tiles
 from switchnp.engine.instructions import address_of
 from switchnp.engine.weight import Weight
 from switchnp.kernels.jit import jit
@@ -34,9 +34,9 @@ def _by(way, kind, x, span, room, address, scale, columns, k0, k1, c0, c1, spars
     operands.prepare(kind, operand, 0, len(x))
     out, ld = address_of(y), y.shape[1]
     if way == 0:
-        stream.stream(kind, operand, weight, k0, k1, c0, c1, sparse, add, out, ld)
+        streams.stream(kind, operand, weight, k0, k1, c0, c1, sparse, add, out, ld)
     elif way == 1:
-        tile.tiled(kind, operand, weight, k0, k1, c0, c1, add, out, ld)
+        tiles.tiled(kind, operand, weight, k0, k1, c0, c1, add, out, ld)
     elif way == 2:
         products.multiply(kind, operand, weight, k0, k1, c0, c1, sparse, add, out, ld)
     else:
@@ -46,7 +46,7 @@ def _by(way, kind, x, span, room, address, scale, columns, k0, k1, c0, c1, spars
 
 def product(way, kind, x, w, scale, rows, columns, y, span=operands.SPAN, sparse=False, add=False):
     """y[:, columns] = x · w[rows, columns] by "stream", "tile" or "multiply"; by "dots" x · w[columns] transposed."""
-    linked.link()
+    linking.link()
     room = np.empty(operands.room_for(*x.shape), np.uint8)
     number = ("stream", "tile", "multiply", "dots").index(way)
     where = w.ctypes.data, scale.ctypes.data, w.shape[1], *rows, *columns

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from products_by_kind import KINDS, TOLERANCE, matrix, product
 
 SHAPES = [

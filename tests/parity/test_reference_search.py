@@ -69,7 +69,7 @@ def searched(model, prompts, mask, options):
         task = Task(config, start_t, ends, bad_words)
         row = model._edge.batch("input_ids", prompts[b], mask[b]).row
         found += [
-            (start_t, each) for each in generation.search(*model._setup, row, task, options.get("use_cache", True), EVALUATION)
+            (start_t, each) for each in generation.search(model._voices(row, options.get("use_cache", True), EVALUATION), task)
         ]
     return found
 

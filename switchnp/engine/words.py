@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Memory"]
+__all__ = ["Words"]
 
 
-class Memory:
+class Words:
     """The words of B voices in L blocks, and the memory that they look at.
 
     line_bt         in which row of its moment each word of each voice lies
@@ -53,7 +53,7 @@ class Memory:
         newest = np.broadcast_to(np.arange(self.voices)[:, None], (self.voices, words))
         self.line_bt = np.concatenate([self.line_bt, newest], axis=1)
 
-    def words(self, block: int) -> Any:
+    def newest(self, block: int) -> Any:
         """A function that writes the keys and values of the newest words, voice after voice, and gives those of all words."""
 
         def extend(k_td: Any, v_td: Any) -> tuple[Any, Any]:
@@ -70,7 +70,7 @@ class Memory:
 
         return extend
 
-    def memory(self, block: int) -> tuple[Any, Any]:
+    def memory_of(self, block: int) -> tuple[Any, Any]:
         """Keys and values of the encoder's memory, (S, N)."""
         return self._heard[block]
 
