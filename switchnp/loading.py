@@ -31,7 +31,7 @@ def load(
     routing     instead of the one that the file names
     engine      "fast", "kernels" or "equations"; None: "fast", but for float64 and for a simulated precision
     dtype       for the fast engine "float32", "bfloat16" or "int8": what it multiplies in; None: int8 where the file has int8,
-                else float32. For the readable ones "float32", or "float64" for checking: stored in fewer bits, weights are widened
+                else float32. For the readable ones "float32", or "float64" for checking; what is stored in fewer bits is widened
     precision   instead of the routing's: "bfloat16" and "selective" simulate it (Switch, §2.4), with engine="equations"
     threads     of the fast engine; None: as many as this process may use
     verify      see that every weight is what was written (sha256) and finite before any is used; False only for the fast engine,

@@ -55,7 +55,7 @@ FLOORS = {
     "conformance": 8,
     "comparison": 9,
     "fidelity": 9,
-    "benchmark": 9,
+    "benchmark": 10,
     "narrowing": 10,
     "arguments": 9,
     "__init__": 10,

@@ -9,10 +9,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import model, weights
+from .. import weights
 from ..config import Config
 from ..errors import InputError, SwitchError
 from ..files import shown, writable
+from ..narrowing import narrow
+from ..setups import ARITHMETIC
 from .contender import Contender, ContenderFailed
 from .export import huggingface_settings, write_folder
 
@@ -24,7 +26,6 @@ PEERS = {
 }
 """The packages that a peer needs, and the dtypes in which it runs."""
 
-FAST = ("float32", "bfloat16", "int8")
 DENSE = Path(__file__).with_name("dense.py")
 
 
@@ -39,7 +40,7 @@ def line_up(path: Path, against: Sequence[str], python: str, folder: Path) -> tu
             raise InputError(f"there is no contender {shown(name)!r}, expected some of {', '.join(PEERS)}")
     header, arrays = weights.read_header(path)
     identity = hashlib.sha256(json.dumps([header.config.to_json(), [a.sha256 for a in arrays]]).encode()).hexdigest()
-    contenders, notes = ours(path, header.config.vocab_size), []
+    contenders, notes = ours(path, header, folder / identity[:16]), []
     for name in dict.fromkeys(against):
         try:
             _check_installed(name, python)
@@ -53,12 +54,18 @@ def line_up(path: Path, against: Sequence[str], python: str, folder: Path) -> tu
     return contenders, notes
 
 
-def ours(path: Path, vocabulary: int) -> list[Contender]:
-    """Our fastest engine in all its dtypes."""
-    fast = "fast" in model.ENGINES
-    engine, dtypes = ("fast", FAST) if fast else ("kernels", FAST[:1])
-    shared = {"library": "switchnp", "path": path, "vocabulary": vocabulary, "engine": engine}
-    return [Contender(name=f"switchnp {dtype}", dtype=dtype, **shared) for dtype in dtypes]  # type: ignore[arg-type]
+def ours(path: Path, header: weights.Header, folder: Path) -> list[Contender]:
+    """Our fastest engine in all its dtypes that are no wider than the file's, each on a file of its own dtype."""
+    contenders = []
+    for dtype in ARITHMETIC[ARITHMETIC.index(header.dtype) :]:
+        place = path if dtype == header.dtype else folder / f"switchnp-{dtype}.h5"
+        if not place.exists():
+            with writable(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            narrow(path, place, dtype, texts=None)
+        shared = {"library": "switchnp", "path": place, "vocabulary": header.config.vocab_size, "engine": "fast"}
+        contenders.append(Contender(name=f"switchnp {dtype}", dtype=dtype, **shared))  # type: ignore[arg-type]
+    return contenders
 
 
 def _check_installed(name: str, python: str) -> None:

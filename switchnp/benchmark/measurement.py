@@ -15,7 +15,7 @@ import numpy as np
 from .. import weights
 from ..config import Config
 from ..files import as_path, shown, writable
-from ..model import load
+from ..loading import load
 from . import machine
 from .bandwidth import Reader, step_bytes, zero_fraction
 from .contender import Contender

@@ -3,19 +3,21 @@
 `room` is the address of bytes enough for any Operand of the program (`operands.room_for`).
 """
 
+from collections import namedtuple
+
 import numpy as np
 
 from ..kernels.jit import REASSOCIATE, jit
 from .attention import attended
 from .dots import dotted
-from .elementary import RELU, activated
+from .experts import has_zeros, hidden
 from .instructions import address_of
 from .operands import SPAN, operand_of, prepare, some_rows
 from .pool import meet
 from .products import multiply, share
 from .weight import expert
 
-__all__ = ["asked", "cross_attention", "dense", "head", "home", "mixture", "normed", "projected"]
+__all__ = ["Experts", "asked", "cross_attention", "dense", "head", "home", "mixture", "normed", "projected"]
 
 
 @jit(fastmath=REASSOCIATE)
@@ -91,81 +93,58 @@ def projected(rank, ranks, barrier, kind, x_sd, wk, wv, k_sd, v_sd, room):
 
 
 @jit()
-def hidden(kind, x, wi, wi_linear, gated, activation, f0, f1, h_tf, g_tf):
-    """h_tf[:, f0:f1] = act(x wi), times x wi_linear where gated."""
-    F = h_tf.shape[1]
-    multiply(kind, x, wi, 0, x.K, f0, f1, False, False, address_of(h_tf), F)
-    activated(activation, h_tf, f0, f1)
-    if gated:
-        multiply(kind, x, wi_linear, 0, x.K, f0, f1, False, False, address_of(g_tf), F)
-        for t in range(len(h_tf)):
-            for f in range(f0, f1):
-                h_tf[t, f] *= g_tf[t, f]
-
-
-@jit()
 def dense(rank, ranks, barrier, kind, x_td, norm_d, eps, wi, wi_linear, wo, gated, activation, n_td, h_tf, g_tf, room):
     """x_td += FFN(norm(x_td))."""
     n = _normed(rank, ranks, barrier, kind, x_td, norm_d, eps, n_td, room)
-    f0, f1 = share(rank, ranks, h_tf.shape[1])
-    hidden(kind, n, wi, wi_linear, gated, activation, f0, f1, h_tf, g_tf)
+    F = h_tf.shape[1]
+    f0, f1 = share(rank, ranks, F)
+    hidden(kind, n, wi, wi_linear, gated, activation, f0, f1, address_of(h_tf), address_of(g_tf), F)
     meet(barrier, ranks)
     h = _operand(rank, ranks, barrier, kind, h_tf, room)
-    _columns(rank, ranks, kind, h, wo, x_td, activation == RELU and not gated, True)
+    _columns(rank, ranks, kind, h, wo, x_td, has_zeros(activation, gated), True)
+
+
+Experts = namedtuple("Experts", "wi wi_linear wo gated activation")
+"""The matrices of all experts of a layer, one behind the other."""
 
 
 @jit()
-def mixture(
-    rank,
-    ranks,
-    barrier,
-    kind,
-    n_td,
-    token_i,
-    start_e,
-    gate_i,
-    wi,
-    wi_linear,
-    wo,
-    gated,
-    activation,
-    n_id,
-    h_if,
-    g_if,
-    y_id,
-    y_td,
-    room,
-):
+def mixture(rank, ranks, barrier, kind, n_td, token_i, start_e, gate_i, experts, n_id, h_if, g_if, y_id, y_td, room):
     """y_td[token] = gate Expert(n_td[token]) for tokens that are sorted by expert."""
-    I, D, F = len(token_i), n_td.shape[1], h_if.shape[1]
-    for i in range(rank * I // ranks, (rank + 1) * I // ranks):
+    count, D = len(token_i), n_td.shape[1]
+    for i in range(rank * count // ranks, (rank + 1) * count // ranks):
         n_id[i] = n_td[token_i[i]]
     n = _operand(rank, ranks, barrier, kind, n_id, room)
-    f0, f1 = share(rank, ranks, F)
-    for e in range(len(start_e) - 1):
-        first, last = start_e[e], start_e[e + 1]
-        if first < last:
-            x, h_tf, g_tf = some_rows(n, first, last), h_if[first:last], g_if[first:last]
-            hidden(kind, x, expert(kind, wi, e, D), expert(kind, wi_linear, e, D), gated, activation, f0, f1, h_tf, g_tf)
+    _all_hidden(rank, ranks, kind, n, start_e, experts, h_if, g_if)
     meet(barrier, ranks)
     h = _operand(rank, ranks, barrier, kind, h_if, room)
     for e in range(len(start_e) - 1):
-        first, last = start_e[e], start_e[e + 1]
-        if first < last:
-            rows = some_rows(h, first, last)
-            _columns(rank, ranks, kind, rows, expert(kind, wo, e, F), y_id[first:last], activation == RELU and not gated, False)
+        rows, wo = some_rows(h, start_e[e], start_e[e + 1]), expert(kind, experts.wo, e, h.K)
+        sparse = has_zeros(experts.activation, experts.gated)
+        _columns(rank, ranks, kind, rows, wo, y_id[start_e[e] : start_e[e + 1]], sparse, False)
     c0, c1 = share(rank, ranks, D)
-    for i in range(I):
+    for i in range(count):
         for d in range(c0, c1):
             y_td[token_i[i], d] = gate_i[i] * y_id[i, d]
 
 
 @jit()
+def _all_hidden(rank, ranks, kind, n, start_e, experts, h_if, g_if):
+    F, gated = h_if.shape[1], experts.gated
+    f0, f1 = share(rank, ranks, F)
+    for e in range(len(start_e) - 1):
+        first, last = start_e[e], start_e[e + 1]
+        wi, linear = expert(kind, experts.wi, e, n.K), expert(kind, experts.wi_linear, e, n.K)
+        h, g = address_of(h_if) + 4 * first * F, address_of(g_if) + (4 * first * F if gated else 0)
+        if first < last:
+            hidden(kind, some_rows(n, first, last), wi, linear, gated, experts.activation, f0, f1, h, g, F)
+
+
+@jit()
 def head(rank, ranks, barrier, kind, x_td, weight, logits_tv, room):
     """logits_tv = x_td · the rows of a table."""
-    o = _operand(rank, ranks, barrier, kind, x_td, room)
+    operand = _operand(rank, ranks, barrier, kind, x_td, room)
     T, V = logits_tv.shape
     v0, v1 = share(rank, ranks, V)
-    own = o.address, o.stride, o.span, o.scale, o.sums, o.x, o.M, o.K
     if T:
-        dotted(kind, *own, weight.address, weight.scale, weight.columns, v0, v1, address_of(logits_tv), V)
+        dotted(kind, operand, weight, v0, v1, address_of(logits_tv), V)

@@ -29,8 +29,9 @@ from .instructions import (
 )
 from .linking import linked
 from .operands import Operand, number_at
+from .panels import panel_of_rows
 from .sums import settled
-from .tiles import multiplied, panel_of_rows
+from .tiles import multiplied
 from .weight import Weight, weight_at
 
 __all__ = ["dotted"]
@@ -43,19 +44,20 @@ FEW = 8
 """So many inputs are multiplied row by row."""
 
 
+def _weights(b, row, kind):
+    if FOLDS[kind] == 1:
+        return b.widened(row, kind)
+    if kind == BFLOAT16:
+        return b.load(row, F32, 16)
+    flipped = b.llvm.xor(b.load(row, I8, 64), ir.Constant(ir.VectorType(I8, 64), [-128] * 64))
+    return b.llvm.bitcast(flipped, ir.VectorType(I32, 16))
+
+
 def _made(kind, inputs):
     """y (inputs, ROWS) = x · rows, over whole steps of K."""
 
-    def weights(b, row):
-        if FOLDS[kind] == 1:
-            return b.widened(row, kind)
-        if kind == BFLOAT16:
-            return b.load(row, F32, 16)
-        flipped = b.llvm.xor(b.load(row, I8, 64), ir.Constant(ir.VectorType(I8, 64), [-128] * 64))
-        return b.llvm.bitcast(flipped, ir.VectorType(I32, 16))
-
     @instruction(7)
-    def dots(b, x, stride, row, row_stride, count, steps, y):
+    def several(b, x, stride, row, row_stride, count, steps, y):
         b_ = b.llvm
         last = b_.sub(count, I64(1))
         chosen = [b_.select(b_.icmp_signed("<", I64(r), count), I64(r), last) for r in range(ROWS)]
@@ -63,7 +65,7 @@ def _made(kind, inputs):
 
         def multiply(k, totals):
             at = b.times(k, LANES * FOLDS[kind] * SIZES[kind])
-            registers = [weights(b, b.at(each, at)) for each in rows]
+            registers = [_weights(b, b.at(each, at), kind) for each in rows]
             for each in rows:
                 b.prefetch(b.at(each, at, b.times(row_stride, AHEAD)))
             totals = list(totals)
@@ -77,7 +79,7 @@ def _made(kind, inputs):
         for i, total in enumerate(totals):
             b.store(b.sum(total), b.at(y, 4 * i))
 
-    return dots
+    return several
 
 
 _float32_1, _float32_4 = _made(FLOAT32, 1), _made(FLOAT32, 4)
@@ -87,28 +89,33 @@ _widened_1, _widened_4 = _made(WIDENED, 1), _made(WIDENED, 4)
 
 
 @jit()
-def _rows(kind, alone, x, stride, row, row_stride, count, steps, y):
+def _one(kind, x, stride, row, row_stride, count, steps, y):
     if kind == FLOAT32:
-        _float32_1(x, stride, row, row_stride, count, steps, y) if alone else _float32_4(
-            x, stride, row, row_stride, count, steps, y
-        )
+        _float32_1(x, stride, row, row_stride, count, steps, y)
     elif kind == BFLOAT16:
-        _bfloat16_1(x, stride, row, row_stride, count, steps, y) if alone else _bfloat16_4(
-            x, stride, row, row_stride, count, steps, y
-        )
+        _bfloat16_1(x, stride, row, row_stride, count, steps, y)
     elif kind == WIDENED:
-        _widened_1(x, stride, row, row_stride, count, steps, y) if alone else _widened_4(
-            x, stride, row, row_stride, count, steps, y
-        )
+        _widened_1(x, stride, row, row_stride, count, steps, y)
     else:
-        _int8_1(x, stride, row, row_stride, count, steps, y) if alone else _int8_4(x, stride, row, row_stride, count, steps, y)
+        _int8_1(x, stride, row, row_stride, count, steps, y)
 
 
-@linked(16)
-def dotted(kind, address, stride, span, scale, sums, x, M, K, rows, row_scale, columns, v0, v1, y, ldy):
-    """y (M, ldy)[:, v0:v1] = x · w[v0:v1]ᵀ for a table (V, K): kind, an Operand, a Weight whose columns are K, v0, v1, y, ldy."""
-    operand, weight = Operand(address, stride, span, scale, sums, x, M, K), Weight(rows, row_scale, columns)
-    if M > FEW:
+@jit()
+def _four(kind, x, stride, row, row_stride, count, steps, y):
+    if kind == FLOAT32:
+        _float32_4(x, stride, row, row_stride, count, steps, y)
+    elif kind == BFLOAT16:
+        _bfloat16_4(x, stride, row, row_stride, count, steps, y)
+    elif kind == WIDENED:
+        _widened_4(x, stride, row, row_stride, count, steps, y)
+    else:
+        _int8_4(x, stride, row, row_stride, count, steps, y)
+
+
+@linked(int, Operand, Weight, int, int, int, int)
+def dotted(kind, operand, weight, v0, v1, y, ldy):
+    """y (M, ldy)[:, v0:v1] = x · w[v0:v1]ᵀ for a table (V, K), whose `weight.columns` are K."""
+    if operand.M > FEW:
         _by_panels(kind, operand, weight, v0, v1, y, ldy)
     else:
         _by_rows(kind, operand, weight, v0, v1, y, ldy)
@@ -122,8 +129,8 @@ def _by_panels(kind, operand, weight, v0, v1, y, ldy):
         N = min(BLOCK, v1 - v)
         for start in range(0, operand.K, operand.span):
             stop = min(start + operand.span, operand.K)
-            steps = panel_of_rows(kind, weight.address + v * stride, stride, start, stop, N, address_of(panel))
-            multiplied(kind, operand, start, steps, address_of(panel), weight, v, N, start > 0, y, ldy)
+            panel_of_rows(kind, weight.address + v * stride, stride, start, stop, N, address_of(panel))
+            multiplied(kind, operand, start, stop, address_of(panel), weight, v, N, start > 0, y, ldy)
 
 
 @jit()
@@ -152,18 +159,25 @@ def _block(kind, inputs, x, x_stride, row, stride, N, length, sums):
     """sums (inputs, BLOCK) = x · N rows."""
     whole = length // (LANES * FOLDS[kind])
     few = np.empty(4 * ROWS, np.int32)
-    sums_n, float_n = int32s(sums, 4 * BLOCK), floats(sums, 4 * BLOCK)
+    sums_n = int32s(sums, 4 * BLOCK)
     for n in range(0, N, ROWS):
         count, at = min(ROWS, N - n), row + n * stride
-        _rows(kind, inputs == 1, x, x_stride, at, stride, count, whole, address_of(few))
+        if inputs == 1:
+            _one(kind, x, x_stride, at, stride, count, whole, address_of(few))
+        else:
+            _four(kind, x, x_stride, at, stride, count, whole, address_of(few))
         for m in range(inputs):
             for r in range(count):
                 i = m * BLOCK + n + r
                 sums_n[i] = few[m * ROWS + r]
-                for k in range(whole * LANES * FOLDS[kind], length):
-                    if FOLDS[kind] == 4:
-                        sums_n[i] += np.int32(int8s(x + m * x_stride, length)[k]) * (
-                            np.int32(int8s(at + r * stride, length)[k]) + 128
-                        )
-                    else:
-                        float_n[i] += number_at(kind, x + m * x_stride, k) * weight_at(kind, at + r * stride, k)
+                _end(kind, x + m * x_stride, at + r * stride, whole * LANES * FOLDS[kind], length, address_of(sums_n) + 4 * i)
+
+
+@jit()
+def _end(kind, x, row, whole, length, total):
+    """What is left behind the last whole step, one by one."""
+    for k in range(whole, length):
+        if FOLDS[kind] == 4:
+            int32s(total, 1)[0] += np.int32(int8s(x, length)[k]) * (np.int32(int8s(row, length)[k]) + 128)
+        else:
+            floats(total, 1)[0] += number_at(kind, x, k) * weight_at(kind, row, k)

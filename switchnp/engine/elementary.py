@@ -117,22 +117,20 @@ def softened(score, bias, S):
 
 
 @jit(fastmath={"contract", "nsz"})
-def activated(activation, x_tf, f0, f1):
-    """x_tf[:, f0:f1] through an activation, in place."""
+def activated(activation, x_f):
+    """x_f through an activation, in place."""
     half, one = np.float32(0.5), np.float32(1)
-    for t in range(len(x_tf)):
-        x_f = x_tf[t, f0:f1]
-        if activation == RELU:
-            for f in range(len(x_f)):
-                x_f[f] = x_f[f] if x_f[f] > 0 else np.float32(0)
-        elif activation == GELU:
-            for f in range(len(x_f)):
-                x_f[f] = half * x_f[f] * (one + np.float32(math.erf(x_f[f] * np.float32(math.sqrt(0.5)))))
-        elif activation == GELU_TANH:
-            for f in range(len(x_f)):
-                x = x_f[f]
-                slope = np.float32(2 * math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
-                x_f[f] = x - x / (exp(slope) + one)
-        elif activation == SILU:
-            for f in range(len(x_f)):
-                x_f[f] = x_f[f] / (one + exp(-x_f[f]))
+    if activation == RELU:
+        for f in range(len(x_f)):
+            x_f[f] = x_f[f] if x_f[f] > 0 else np.float32(0)
+    elif activation == GELU:
+        for f in range(len(x_f)):
+            x_f[f] = half * x_f[f] * (one + np.float32(math.erf(x_f[f] * np.float32(math.sqrt(0.5)))))
+    elif activation == GELU_TANH:
+        for f in range(len(x_f)):
+            x = x_f[f]
+            slope = np.float32(2 * math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
+            x_f[f] = x - x / (exp(slope) + one)
+    elif activation == SILU:
+        for f in range(len(x_f)):
+            x_f[f] = x_f[f] / (one + exp(-x_f[f]))

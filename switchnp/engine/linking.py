@@ -1,11 +1,12 @@
 """Inner loops that are compiled once, and called by their name from every program.
 
 Numba copies what a function calls into it and compiles the whole again: with these loops inside, each program would take
-seconds. A linked function takes integers (counts, flags, addresses) and is found by the linker, in this process or in what
-the cache on disk has of it.
+seconds. A linked function takes integers (counts, flags, addresses) or tuples of them, and is found by the linker, in this
+process or in what the cache on disk has of it.
 """
 
 import threading
+from typing import Any
 
 import llvmlite.binding
 from numba.core import cgutils, types
@@ -15,22 +16,30 @@ from ..kernels.jit import jit
 
 __all__ = ["link", "linked"]
 
-_WAITING, _LOCK = {}, threading.Lock()
+_WAITING: dict[str, Any] = {}
+_LOCK = threading.Lock()
 
 
-def linked(count):
-    """A function of `count` integers that gives nothing back, for compiled code to call."""
+def linked(*kinds):
+    """A function of such arguments that gives nothing back, for compiled code to call.
+
+    kinds       `int`, or a class of named tuples of integers
+    """
 
     def made(function):
         symbol = f"switchnp_{function.__name__}"
-        signature = types.void(*[types.int64] * count)
+        signature = types.void(*[_numba_type(kind) for kind in kinds])
         _WAITING[symbol] = signature, jit()(function)
-        names = ", ".join(f"a{i}" for i in range(count))
+        names = ", ".join(f"a{i}" for i in range(len(kinds)))
         scope = {"codegen": _call(symbol), "signature": signature}
         exec(f"def {function.__name__}(typing, {names}): return signature, codegen", scope)
         return intrinsic(scope[function.__name__])
 
     return made
+
+
+def _numba_type(kind):
+    return types.int64 if kind is int else types.NamedUniTuple(types.int64, len(kind._fields), kind)
 
 
 def _call(symbol):

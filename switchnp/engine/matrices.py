@@ -25,10 +25,12 @@ class Matrix(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of the array."""
         return self.array.shape
 
     @property
     def weight(self) -> Weight:
+        """For compiled code; the array must live as long."""
         return Weight(self.array.ctypes.data, self.scale.ctypes.data, self.shape[-1])
 
 
@@ -39,7 +41,7 @@ def packed(params: Tree, dtype: str | None, threads: int) -> Tree:
     widened, exactly, as it is read.
     """
     leaves = dict(params.leaves())
-    found = {}
+    found: dict[str, Any] = {}
     for path, array in leaves.items():
         name = path.rpartition("/")[2]
         if name in SCALES:

@@ -85,12 +85,11 @@ def _head(x_td, factor, table_vd):
 
 def _mixed(x_td, expert_t, slot_t, gate_t, wi_edf, wi_linear_edf, wo_efd, gated, activation):
     token_i, start_e = sorted_by_expert(expert_t, slot_t, len(wi_edf.array))
-    I, D, F = len(token_i), x_td.shape[1], wi_edf.shape[2]
-    y_td = np.zeros_like(x_td)
-    experts = wi_edf.weight, wi_linear_edf.weight, wo_efd.weight
-    rooms = room("n", I, D), room("h", I, F), room("g", I if gated else 0, F), room("y", I, D)
-    gate_i = gate_t[token_i].astype(np.float32)
+    count, D, F = len(token_i), x_td.shape[1], wi_edf.shape[2]
     code = ACTIVATIONS.index(activation.__name__)
-    inputs = wi_edf.kind, np.ascontiguousarray(x_td), token_i, start_e, gate_i
-    pool.POOL.run(wi_edf.threads, blocks.mixture, *inputs, *experts, gated, code, *rooms, y_td, operand_room(I, max(D, F)))
+    experts = blocks.Experts(wi_edf.weight, wi_linear_edf.weight, wo_efd.weight, gated, code)
+    rooms = room("n", count, D), room("h", count, F), room("g", count if gated else 0, F), room("y", count, D)
+    y_td, gate_i = np.zeros_like(x_td), gate_t[token_i].astype(np.float32)
+    inputs = wi_edf.kind, np.ascontiguousarray(x_td), token_i, start_e, gate_i, experts
+    pool.POOL.run(wi_edf.threads, blocks.mixture, *inputs, *rooms, y_td, operand_room(count, max(D, F)))
     return y_td

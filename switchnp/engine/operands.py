@@ -12,9 +12,10 @@ import numpy as np
 
 from ..kernels.jit import jit
 from .instructions import BFLOAT16, FOLDS, INT8, ROUND, floats, int8s, int32s, uint16s
+from .linking import linked
 from .weight import bits_of, from_bfloat16
 
-__all__ = ["SPAN", "Operand", "number_at", "operand_of", "prepare", "room_for", "some_rows"]
+__all__ = ["SPAN", "Operand", "number_at", "operand_of", "prepare", "room_for", "some_rows", "stretches_of"]
 
 SPAN = 1024
 
@@ -46,6 +47,12 @@ def operand_of(kind, x, M, K, span, room):
 
 
 @jit()
+def stretches_of(operand):
+    """How many stretches each input has."""
+    return (operand.K + operand.span - 1) // operand.span
+
+
+@linked(int, Operand, int, int)
 def prepare(kind, operand, m0, m1):
     """Bring inputs m0 … m1 - 1 into the form that the weights want."""
     K = operand.K
@@ -54,7 +61,7 @@ def prepare(kind, operand, m0, m1):
         if kind == BFLOAT16 and FOLDS[BFLOAT16] == 2:
             _rounded(int32s(operand.x + 4 * m * K, K), uint16s(at, operand.stride // 2))
         elif kind == INT8:
-            stretches = (K + operand.span - 1) // operand.span
+            stretches = stretches_of(operand)
             scale_s, sum_s = (
                 floats(operand.scale + 4 * m * stretches, stretches),
                 int32s(operand.sums + 4 * m * stretches, stretches),
@@ -99,7 +106,7 @@ def _quantized(x_k, span, scale_s, sum_s, y_k):
 def some_rows(operand, first, last):
     """Inputs first … last - 1 of an Operand."""
     o = operand
-    shift = 4 * first * ((o.K + o.span - 1) // o.span)
+    shift = 4 * first * stretches_of(o)
     return Operand(
         o.address + first * o.stride, o.stride, o.span, o.scale + shift, o.sums + shift, o.x + 4 * first * o.K, last - first, o.K
     )

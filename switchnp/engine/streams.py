@@ -72,31 +72,34 @@ def _weights(b, rows, j, kind):
     return [[b.widened(b.at(row, start, v * LANES * SIZES[kind]), kind) for v in range(2)] for row in rows]
 
 
+def _inputs(b, row, groups, kind):
+    return [b.splat(b.load(b.at(row, 4 * r), lane(kind))) for r in range(groups)]
+
+
+def _asked_for(b, rows, j, kind):
+    for row in rows:
+        for byte in range(0, STEPS[kind] * SIZES[kind], 64):
+            b.prefetch(b.at(row, b.times(j, SIZES[kind]), byte))
+
+
 def _made(kind, alone, ahead=True):
     rows = 8 if alone else ROWS[kind]
     groups = rows // FOLDS[kind]
 
-    def inputs(b, row):
-        return [b.splat(b.load(b.at(row, 4 * r), lane(kind))) for r in range(groups)]
-
     @instruction(7)
     def step(b, y, ldy, x, ldx, M, table, N):
         """y[m] += x[m] · the rows whose addresses are in `table`, behind which are those of the next rows."""
-        lines = [b.load(b.at(table, 8 * r), I64, align=8) for r in range(rows)]
-        coming = [b.load(b.at(table, 8 * (r + rows)), I64, align=8) for r in range(rows)]
-        hoisted = inputs(b, x) if alone else None
+        lines, coming = ([b.load(b.at(table, 8 * (r + first)), I64, align=8) for r in range(rows)] for first in (0, rows))
+        hoisted = _inputs(b, x, groups, kind) if alone else None
 
         def columns(j, _):
             registers = _weights(b, lines, j, kind)
-            if ahead:
-                for line in coming:
-                    for byte in range(0, STEPS[kind] * SIZES[kind], 64):
-                        b.prefetch(b.at(line, b.times(j, SIZES[kind]), byte))
+            _asked_for(b, coming if ahead else [], j, kind)
 
             def one(m, _):
                 row = b.at(y, b.times(ldy, m), b.times(j, 4))
                 sums = [b.load(b.at(row, 4 * LANES * v), lane(kind), LANES, align=4) for v in range(len(registers[0]))]
-                for register, x_r in zip(registers, hoisted or inputs(b, b.at(x, b.times(ldx, m))), strict=True):
+                for register, x_r in zip(registers, hoisted or _inputs(b, b.at(x, b.times(ldx, m)), groups, kind), strict=True):
                     sums = [b.dot(total, weights, x_r, kind) for total, weights in zip(sums, register, strict=True)]
                 for v, total in enumerate(sums):
                     b.store(total, b.at(row, 4 * LANES * v))

@@ -4,11 +4,14 @@ import numpy as np
 
 from ..kernels.jit import jit
 from .instructions import FOLDS, INT8, floats, int32s
+from .linking import linked
+from .operands import Operand, stretches_of
+from .weight import Weight
 
 __all__ = ["in_order", "settled"]
 
 
-@jit()
+@linked(int, Operand, int, int, Weight, int, int, int, int, int)
 def settled(kind, operand, m, s, weight, c, N, sums, add, y):
     """The N numbers at the address y = (or += where `add`) the sums at the address `sums`, scaled.
 
@@ -16,14 +19,14 @@ def settled(kind, operand, m, s, weight, c, N, sums, add, y):
     """
     out_n = floats(y, N)
     if kind != INT8:
-        _plain(floats(sums, N), add, out_n)
+        _plain(floats(sums, N), add != 0, out_n)
         return
-    i = m * ((operand.K + operand.span - 1) // operand.span) + s
+    i = m * stretches_of(operand) + s
     scale, scale_n = floats(operand.scale, i + 1)[i], floats(weight.scale + 4 * c, N)
     if FOLDS[INT8] == 4:
-        _scaled(int32s(sums, N), np.int32(128) * int32s(operand.sums, i + 1)[i], scale, scale_n, add, out_n)
+        _scaled(int32s(sums, N), np.int32(128) * int32s(operand.sums, i + 1)[i], scale, scale_n, add != 0, out_n)
     else:
-        _scaled(floats(sums, N), np.float32(0), scale, scale_n, add, out_n)
+        _scaled(floats(sums, N), np.float32(0), scale, scale_n, add != 0, out_n)
 
 
 @jit()

@@ -1,44 +1,21 @@
 """Many inputs times weights: a panel of 64 columns is put in order once and multiplied by all inputs, a few at a time.
 
-A tile of sums, `HEIGHT` inputs by `WIDTH` registers, stays in registers from the first weight of a stretch to its last. Panels
-hold what a lane multiplies side by side: a float32, a pair of bfloat16 or a quad of int8 (as w + 128), or, where the
-processor multiplies no pairs or quads, the same weights widened to float32.
+A tile of sums, `HEIGHT` inputs by `WIDTH` registers, stays in registers from the first weight of a stretch to its last.
 """
 
 import numpy as np
 
 from ..kernels.jit import jit
-from .instructions import (
-    BFLOAT16,
-    BLOCK,
-    F32,
-    FLOAT32,
-    FOLDS,
-    I32,
-    I64,
-    INT8,
-    LANES,
-    SIZES,
-    WIDTH,
-    address_of,
-    floats,
-    instruction,
-    int8s,
-    int32s,
-    lane,
-    uint16s,
-)
-from .operands import SPAN
+from .instructions import BFLOAT16, BLOCK, F32, FLOAT32, FOLDS, I32, I64, INT8, LANES, WIDTH, address_of, instruction, lane
+from .linking import linked
+from .operands import SPAN, Operand, stretches_of
+from .panels import panel_of, steps_of
 from .sums import settled
-from .weight import weight_at
+from .weight import Weight
 
-__all__ = ["multiplied", "panel_of", "panel_of_rows", "tiled"]
+__all__ = ["multiplied", "tiled"]
 
 HEIGHT = 6
-AHEAD = 32
-"""So many rows later is what is asked for in advance."""
-FLIP = np.int8(-128)
-"""Turns w into w + 128, seen as unsigned."""
 
 
 def _made(kind):
@@ -100,145 +77,35 @@ def tiled(kind, operand, weight, k0, k1, c0, c1, add, y, ldy):
     for c in range(c0, c1, BLOCK):
         N = min(BLOCK, c1 - c)
         for start in range(0, k1 - k0, span):
-            steps = panel_of(kind, weight, k0 + start, k0 + min(start + span, k1 - k0), c, N, address_of(panel))
-            multiplied(kind, operand, start, steps, address_of(panel), weight, c, N, add or start > 0, y, ldy)
+            stop = min(start + span, k1 - k0)
+            panel_of(kind, weight, k0 + start, k0 + stop, c, N, address_of(panel))
+            multiplied(kind, operand, start, stop, address_of(panel), weight, c, N, add != 0 or start > 0, y, ldy)
 
 
-@jit()
-def multiplied(kind, operand, start, steps, panel, weight, c, N, add, y, ldy):
-    """All inputs from their number `start` on times a panel, into y (M, ldy)[:, c : c + N]."""
-    sums = np.empty(HEIGHT * BLOCK, np.int32)
-    x = operand.address + start * 4 // FOLDS[kind]
-    straight = kind != INT8 and N == BLOCK and not add
+@linked(int, Operand, int, int, int, Weight, int, int, int, int, int)
+def multiplied(kind, operand, start, stop, panel, weight, c, N, add, y, ldy):
+    """Numbers start : stop of all inputs times a panel, = or += y (M, ldy)[:, c : c + N]."""
+    sums, steps = np.empty(HEIGHT * BLOCK, np.int32), steps_of(kind, stop - start)
+    x, s = operand.address + start * 4 // FOLDS[kind], start // operand.span
+    straight, quads = kind != INT8 and N == BLOCK and not add, kind == INT8 and FOLDS[INT8] == 4 and N == BLOCK
     for m in range(0, operand.M, HEIGHT):
-        count, at = min(HEIGHT, operand.M - m), x + m * operand.stride
-        to, stride = (y + 4 * (m * ldy + c), 4 * ldy) if straight else (address_of(sums), 4 * BLOCK)
-        if kind == BFLOAT16 and FOLDS[BFLOAT16] == 2:
-            _bfloat16(at, operand.stride, count, panel, steps, to, stride)
-        elif kind == INT8 and FOLDS[INT8] == 4:
-            _int8(at, operand.stride, count, panel, steps, to, stride)
-        else:
-            _float32(at, operand.stride, count, panel, steps, to, stride)
-        if kind == INT8 and FOLDS[INT8] == 4 and N == BLOCK:
-            stretches = (operand.K + operand.span - 1) // operand.span
-            at = 4 * (m * stretches + start // operand.span)
-            out = y + 4 * (m * ldy + c)
-            _scale(to, count, out, 4 * ldy, operand.scale + at, operand.sums + at, 4 * stretches, weight.scale + 4 * c, int(add))
-            continue
-        for i in range(0 if straight else count):
-            line, out = address_of(sums) + 4 * i * BLOCK, y + 4 * ((m + i) * ldy + c)
-            settled(kind, operand, m + i, start // operand.span, weight, c, N, line, add, out)
-
-
-def _widening(kind):
-    @instruction(2)
-    def widen(b, panel, row):
-        """A block of weights as float32."""
-        for n in range(0, BLOCK, LANES):
-            b.store(b.widened(b.at(row, n * SIZES[kind]), kind), b.at(panel, 4 * n))
-
-    return widen
-
-
-_widen_float32, _widen_bfloat16, _widen_int8 = _widening(FLOAT32), _widening(BFLOAT16), _widening(INT8)
+        count, at, out = min(HEIGHT, operand.M - m), x + m * operand.stride, y + 4 * (m * ldy + c)
+        to, stride = (out, 4 * ldy) if straight else (address_of(sums), 4 * BLOCK)
+        _tile(kind, at, operand.stride, count, panel, steps, to, stride)
+        if quads:
+            stretches = stretches_of(operand)
+            at = 4 * (m * stretches + s)
+            _scale(to, count, out, 4 * ldy, operand.scale + at, operand.sums + at, 4 * stretches, weight.scale + 4 * c, add)
+        elif not straight:
+            for i in range(count):
+                settled(kind, operand, m + i, s, weight, c, N, to + i * stride, add, out + 4 * i * ldy)
 
 
 @jit()
-def _widen(kind, panel, row):
-    if kind == FLOAT32:
-        _widen_float32(panel, row)
-    elif SIZES[kind] == 2:
-        _widen_bfloat16(panel, row)
+def _tile(kind, x, stride, count, panel, steps, sums, sums_stride):
+    if kind == BFLOAT16 and FOLDS[BFLOAT16] == 2:
+        _bfloat16(x, stride, count, panel, steps, sums, sums_stride)
+    elif kind == INT8 and FOLDS[INT8] == 4:
+        _int8(x, stride, count, panel, steps, sums, sums_stride)
     else:
-        _widen_int8(panel, row)
-
-
-@instruction(1)
-def _ask_for_line(b, address):
-    b.prefetch(address)
-
-
-@jit()
-def _ask_for(address, size):
-    """Have these bytes brought near."""
-    for byte in range(0, size, 64):
-        _ask_for_line(address + byte)
-
-
-@jit()
-def panel_of(kind, weight, k0, k1, c, N, panel):
-    """Columns c : c + N of rows k0 : k1 in the order of a panel; returns its number of steps."""
-    fold, size, columns = FOLDS[kind], SIZES[kind], weight.columns
-    steps = (k1 - k0 + fold - 1) // fold
-    if N < BLOCK or steps * fold > k1 - k0:
-        int32s(panel, steps * BLOCK)[:] = 0
-    for step in range(steps):
-        at, row = panel + step * 4 * BLOCK, weight.address + ((k0 + step * fold) * columns + c) * size
-        for r in range(fold):
-            _ask_for(row + (AHEAD + r) * columns * size, BLOCK * size)
-        if fold == 1 and N == BLOCK:
-            _widen(kind, at, row)
-        elif fold == 1:
-            for n in range(N):
-                floats(at, N)[n] = weight_at(kind, row, n)
-        elif N == BLOCK and (step + 1) * fold <= k1 - k0:
-            _zip(kind, at, row, columns * size)
-        else:
-            for r in range(min(fold, k1 - k0 - step * fold)):
-                _scatter(kind, at + r * size, row + r * columns * size, N)
-    return steps
-
-
-@jit()
-def _zip(kind, panel, row, stride):
-    """Two rows of bfloat16 or four of int8, column by column."""
-    if kind == BFLOAT16:
-        a_n, b_n, pairs = uint16s(row, BLOCK), uint16s(row + stride, BLOCK), uint16s(panel, 2 * BLOCK)
-        for n in range(BLOCK):
-            pairs[2 * n] = a_n[n]
-            pairs[2 * n + 1] = b_n[n]
-        return
-    a_n, b_n, c_n, d_n = (
-        int8s(row, BLOCK),
-        int8s(row + stride, BLOCK),
-        int8s(row + 2 * stride, BLOCK),
-        int8s(row + 3 * stride, BLOCK),
-    )
-    quads = int8s(panel, 4 * BLOCK)
-    for n in range(BLOCK):
-        quads[4 * n] = a_n[n] ^ FLIP
-        quads[4 * n + 1] = b_n[n] ^ FLIP
-        quads[4 * n + 2] = c_n[n] ^ FLIP
-        quads[4 * n + 3] = d_n[n] ^ FLIP
-
-
-@jit()
-def _scatter(kind, panel, row, N):
-    """One row of a pair or quad."""
-    for n in range(N):
-        if kind == BFLOAT16:
-            uint16s(panel, 2 * N)[2 * n] = uint16s(row, N)[n]
-        else:
-            int8s(panel, 4 * N)[4 * n] = int8s(row, N)[n] ^ FLIP
-
-
-@jit()
-def panel_of_rows(kind, address, stride, k0, k1, rows, panel):
-    """The same of a matrix that lies the other way: numbers k0 : k1 of up to BLOCK rows, `stride` bytes apart."""
-    fold, size = FOLDS[kind], SIZES[kind]
-    steps, whole = (k1 - k0 + fold - 1) // fold, (k1 - k0) // fold
-    if rows < BLOCK or steps > whole:
-        int32s(panel, steps * BLOCK)[:] = 0
-    flip = np.int32(-2139062144 if fold == 4 else 0)
-    for n in range(rows):
-        row = address + n * stride + k0 * size
-        if size * fold == 4:
-            line_k, panel_k = int32s(row, whole), int32s(panel + 4 * n, whole * BLOCK)
-            for k in range(whole):
-                panel_k[k * BLOCK] = line_k[k] ^ flip
-        else:
-            for k in range(whole):
-                floats(panel + 4 * n, whole * BLOCK)[k * BLOCK] = weight_at(kind, row, k)
-        for k in range(whole * fold, k1 - k0):
-            _scatter(kind, panel + 4 * (BLOCK * whole + n) + (k - whole * fold) * size, row + k * size, 1)
-    return steps
+        _float32(x, stride, count, panel, steps, sums, sums_stride)

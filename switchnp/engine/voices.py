@@ -22,6 +22,7 @@ class Voices(ReadableVoices):
     passes = passes
 
     def restart(self) -> None:
+        """One voice a prompt again, and nothing said."""
         ops, config, routing, params = self._setup
         if self._use_cache and not hasattr(self, "_heard_by"):
             blocks = params.decoder.blocks
@@ -40,6 +41,7 @@ class Voices(ReadableVoices):
         self._pasts.keep(voices)
 
     def next_logits(self, ids_bt: Any) -> Any:
+        """How well each word would come next in each answer, (B, V)."""
         if self._pasts is None or self._desk is None or ids_bt.shape[1] - self._heard != 1:
             return super().next_logits(ids_bt)
         ops, config, _, params = self._setup
@@ -92,12 +94,11 @@ class _Desk:
         self._know_distances(T + 1)
         n = self._numbers(len(x_bd), T)
         logits_bv = np.empty((n.B, n.V), np.float32)
-        cache = memory.keys.ctypes.data, memory.values.ctypes.data, (memory.keys.shape[1], memory.keys.shape[2])
-        seen = spans_b2, self.memory[0].ctypes.data, self.memory[1].ctypes.data, np.ascontiguousarray(mask_s)
-        line_bt = np.ascontiguousarray(memory.line_bt)
-        rooms = self._rooms(n.B)
-        own = self.table, self.params.decoder.norm_d, self.head.weight, x_bd, line_bt, *cache, self.bias_hx
-        pool.POOL.run(self.head.threads, step.spoken, n, *own, *seen, *rooms, logits_bv)
+        places = memory.keys.ctypes.data, memory.values.ctypes.data, memory.keys.shape[1], memory.keys.shape[2]
+        heard = self.memory[0].ctypes.data, self.memory[1].ctypes.data
+        remembered = step.Memory(*places, np.ascontiguousarray(memory.line_bt), self.bias_hx, spans_b2, *heard, mask_s)
+        own = self.table, self.params.decoder.norm_d, self.head.weight, x_bd, remembered, self._rooms(n.B)
+        pool.POOL.run(self.head.threads, step.spoken, n, *own, logits_bv)
         memory.said()
         return logits_bv
 
@@ -106,7 +107,7 @@ class _Desk:
         shape = c.d_model, c.d_ff, c.num_heads, c.d_kv, c.num_experts, c.vocab_size
         activation = elementary.ACTIVATIONS.index(ACTIVATIONS[c.dense_act_fn])
         return step.Numbers(
-            self.head.kind, B, *shape, T, self.S, c.layer_norm_epsilon, c.is_gated_act, activation, c.tie_word_embeddings
+            self.head.kind, B, *shape, T, self.S, c.is_gated_act, activation, c.layer_norm_epsilon, c.tie_word_embeddings
         )
 
     def _know_distances(self, words: int) -> None:
@@ -119,17 +120,17 @@ class _Desk:
             self.bias_hx = np.ascontiguousarray(self.params.decoder.bias_rh[bucket_x].T)
 
     def _rooms(self, B: int) -> Any:
-        if self.rooms is None or self.rooms[1].shape[0] != B:
+        if self.rooms is None or len(self.rooms.q_bn) != B:
             c = self.config
             N = c.num_heads * c.d_kv
             shares = max(step.STRETCHES, c.num_heads)
             widths = [(2, shares, B, c.d_model), (B, N), (B, N), (B, c.d_ff), (B if c.is_gated_act else 0, c.d_ff)]
-            self.rooms = [np.zeros(width, np.float32) for width in widths]
+            self.rooms = step.Rooms(*(np.zeros(width, np.float32) for width in widths))
         return self.rooms
 
 
 def _row(p: Any, i: int, blind: bool, transposed: Any) -> list[int]:
-    """One block's row of the table of addresses (step.COLUMNS)."""
+    """One block's row of the table of addresses (see step.py)."""
     ffn = p.switch if "switch" in p else p.dense
     end = "edf" if "switch" in p else "df"
     gated = f"wi0_{end}" in ffn

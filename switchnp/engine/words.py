@@ -33,6 +33,7 @@ class Words:
 
     @property
     def voices(self) -> int:
+        """How many there are."""
         return len(self.line_bt)
 
     def keep(self, voices: Any) -> None:

@@ -40,8 +40,7 @@ def _by(way, kind, x, span, room, address, scale, columns, k0, k1, c0, c1, spars
     elif way == 2:
         products.multiply(kind, operand, weight, k0, k1, c0, c1, sparse, add, out, ld)
     else:
-        o = operand
-        dots.dotted(kind, o.address, o.stride, o.span, o.scale, o.sums, o.x, o.M, o.K, address, scale, columns, c0, c1, out, ld)
+        dots.dotted(kind, operand, weight, c0, c1, out, ld)
 
 
 def product(way, kind, x, w, scale, rows, columns, y, span=operands.SPAN, sparse=False, add=False):
