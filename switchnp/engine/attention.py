@@ -1,4 +1,8 @@
-"""Softmax(q kᵀ + b) v, head by head and a few tokens at a time: the scores of all tokens are never there together."""
+"""Softmax(q kᵀ + b) v, head by head and a few tokens at a time: the scores of all tokens are never there together.
+
+Where weights are bfloat16 or int8, and the processor multiplies pairs of bfloat16, so are queries, keys, values and weights here;
+scores and their softmax are float32.
+"""
 
 from collections import namedtuple
 
@@ -6,9 +10,9 @@ import numpy as np
 
 from ..kernels.jit import jit
 from .elementary import HIDDEN, softened
-from .instructions import BLOCK, FLOAT32, address_of, floats, int8s, int64s
+from .instructions import BFLOAT16, BLOCK, FLOAT32, FOLDS, INT8, SIZES, address_of, floats, int8s, int32s, int64s, uint16s
 from .linking import linked
-from .operands import SPAN, Operand
+from .operands import SPAN, Operand, rounded
 from .panels import panel_of, panel_of_rows
 from .tiles import multiplied
 from .weight import Weight
@@ -28,51 +32,79 @@ line_hx     what each head adds for a distance of x - X // 2, some more than the
 
 
 @jit()
-def attended(rank, ranks, q_td, k_sd, v_sd, sight, H, o_td):
+def attended(rank, ranks, kind, q_td, k_sd, v_sd, sight, H, o_td):
     """o_td = what each head of each token brings home; this thread does its share of sentences and heads."""
     items, X = len(sight.spans_b4) * H, sight.line_hx.shape[1]
-    arrays = address_of(q_td), address_of(k_sd), address_of(v_sd), address_of(o_td), q_td.shape[1]
+    inner = BFLOAT16 if kind in (BFLOAT16, INT8) and FOLDS[BFLOAT16] == 2 else FLOAT32
+    arrays = inner, address_of(q_td), address_of(k_sd), address_of(v_sd), address_of(o_td), q_td.shape[1]
     seen = address_of(sight.position_t), address_of(sight.position_s), address_of(sight.mask_s), address_of(sight.line_hx), X
     for item in range(rank * items // ranks, (rank + 1) * items // ranks):
         t0, t1, s0, s1 = sight.spans_b4[item // H]
         _head(t0, t1, s0, s1, item % H, H, *arrays, *seen, int(sight.causal))
 
 
-@linked(int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int)
-def _head(t0, t1, s0, s1, h, H, q, k, v, o, D, position_t, position_s, mask_s, line, X, causal):
+@linked(int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int, int)
+def _head(t0, t1, s0, s1, h, H, kind, q, k, v, o, D, position_t, position_s, mask_s, line, X, causal):
     """One head of one sentence: tokens t0 : t1 look at tokens s0 : s1."""
-    K, S, column = D // H, s1 - s0, h * (D // H)
-    ld = (S + BLOCK - 1) // BLOCK * BLOCK
-    keys, values = np.empty(ld * K, np.int32), np.empty((min(S, SPAN) + 1) * BLOCK, np.int32)
-    for s in range(0, S, BLOCK):
-        panel_of_rows(FLOAT32, k + 4 * ((s0 + s) * D + column), 4 * D, 0, K, min(BLOCK, S - s), address_of(keys) + 4 * s * K)
+    K, S, column = D // H, s1 - s0, 4 * h * (D // H)
+    ld, width = (S + BLOCK - 1) // BLOCK * BLOCK, (K + BLOCK - 1) // BLOCK * BLOCK
+    rows, narrow = np.empty(max(S, TOKENS) * (K + 1), np.float32), np.empty(TOKENS * ld, np.uint16)
+    keys, values = np.empty(ld * (K + 1), np.int32), np.empty(width * (S + 2), np.int32)
+    _keys(kind, k + 4 * s0 * D + column, D, S, K, address_of(rows), address_of(keys))
+    _values(kind, v + 4 * s0 * D + column, D, S, K, address_of(rows), address_of(values))
     score, total_t, nought = np.empty(TOKENS * ld, np.float32), np.empty(TOKENS, np.float32), np.zeros(ld, np.float32)
     masked = not int8s(mask_s + s0, S).all()
     for t in range(t0, t1, TOKENS):
         count = min(TOKENS, t1 - t)
-        query = Operand(q + 4 * (t * D + column), 4 * D, K, 0, 0, 0, count, K)
+        query = _copied(kind, q + 4 * t * D + column, D, count, K, address_of(rows))
         for s in range(0, S, BLOCK):
-            multiplied(FLOAT32, query, 0, K, address_of(keys) + 4 * s * K, NOWHERE, s, BLOCK, 0, address_of(score), ld)
+            multiplied(kind, query, 0, K, address_of(keys) + 4 * s * (K + 1), NOWHERE, s, BLOCK, 0, address_of(score), ld)
         for i in range(count):
             own, row = int64s(position_t + 8 * (t + i), 1)[0], address_of(score) + 4 * i * ld
             bias = _seen(floats(row, S), own, position_s + 8 * s0, mask_s + s0, line + 4 * h * X, X, causal != 0, masked)
             total_t[i] = softened(row, bias if bias else address_of(nought), S)
-        look = Operand(address_of(score), 4 * ld, S, 0, 0, 0, count, S)
-        _bring(look, v + 4 * s0 * D, D, column, K, t == t0, address_of(values), o + 4 * t * D)
-        _share(o + 4 * (t * D + column), D, K, total_t[:count], S)
+        look = _copied(kind, address_of(score), ld, count, S, address_of(narrow))
+        _bring(kind, look, K, address_of(values), o + 4 * t * D + column, D)
+        _share(o + 4 * t * D + column, D, K, total_t[:count], S)
 
 
 @jit()
-def _bring(look, v, D, column, K, first, values, o):
-    """The values that are looked at, in proportion; they are put in order once where one panel holds them."""
-    S = look.K
-    for c in range(column, column + K, BLOCK):
-        N = min(BLOCK, column + K - c)
+def _copied(kind, address, ld, M, K, room):
+    """The Operand of M rows of K numbers that are `ld` numbers apart: as they lie, or rounded to bfloat16 in a room."""
+    if kind == FLOAT32:
+        return Operand(address, 4 * ld, K, 0, 0, 0, M, K)
+    even = (K + 1) // 2 * 2
+    for m in range(M):
+        rounded(int32s(address + 4 * m * ld, K), uint16s(room + 2 * m * even, even))
+    return Operand(room, 2 * even, K, 0, 0, 0, M, K)
+
+
+@jit()
+def _keys(kind, k, D, S, K, room, panels):
+    """Panels of BLOCK words, one behind the other."""
+    rows = _copied(kind, k, D, S, K, room)
+    for s in range(0, S, BLOCK):
+        panel_of_rows(kind, rows.address + s * rows.stride, rows.stride, 0, K, min(BLOCK, S - s), panels + 4 * s * (K + 1))
+
+
+@jit()
+def _values(kind, v, D, S, K, room, panels):
+    """Panels of BLOCK columns and SPAN words, all words of a column together."""
+    rows = _copied(kind, v, D, S, K, room)
+    for c in range(0, K, BLOCK):
         for start in range(0, S, SPAN):
-            stop = min(start + SPAN, S)
-            if first or S > SPAN or K > BLOCK:
-                panel_of(FLOAT32, Weight(v, 0, D), start, stop, c, N, values)
-            multiplied(FLOAT32, look, start, stop, values, NOWHERE, c, N, start > 0, o, D)
+            weight = Weight(rows.address, 0, rows.stride // SIZES[kind])
+            panel_of(kind, weight, start, min(start + SPAN, S), c, min(BLOCK, K - c), panels + 4 * (c * (S + 2) + start * BLOCK))
+
+
+@jit()
+def _bring(kind, look, K, panels, o, D):
+    """The values that are looked at, in proportion."""
+    S = look.K
+    for c in range(0, K, BLOCK):
+        for start in range(0, S, SPAN):
+            panel, stop = panels + 4 * (c * (S + 2) + start * BLOCK), min(start + SPAN, S)
+            multiplied(kind, look, start, stop, panel, NOWHERE, c, min(BLOCK, K - c), start > 0, o, D)
 
 
 @jit()

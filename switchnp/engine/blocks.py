@@ -69,7 +69,7 @@ def asked(rank, ranks, barrier, kind, x_td, norm_d, eps, wq, wk, wv, n_td, q_td,
 @jit()
 def home(rank, ranks, barrier, kind, x_td, q_td, k_sd, v_sd, sight, H, o_td, wo, room):
     """x_td += what the heads bring home, put together."""
-    attended(rank, ranks, q_td, k_sd, v_sd, sight, H, o_td)
+    attended(rank, ranks, kind, q_td, k_sd, v_sd, sight, H, o_td)
     meet(barrier, ranks)
     o = _operand(rank, ranks, barrier, kind, o_td, room)
     _columns(rank, ranks, kind, o, wo, x_td, False, True)

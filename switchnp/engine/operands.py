@@ -15,7 +15,7 @@ from .instructions import BFLOAT16, FOLDS, INT8, ROUND, floats, int8s, int32s, u
 from .linking import linked
 from .weight import bits_of, from_bfloat16
 
-__all__ = ["SPAN", "Operand", "number_at", "operand_of", "prepare", "room_for", "some_rows", "stretches_of"]
+__all__ = ["SPAN", "Operand", "number_at", "operand_of", "prepare", "room_for", "rounded", "some_rows", "stretches_of"]
 
 SPAN = 1024
 
@@ -59,7 +59,7 @@ def prepare(kind, operand, m0, m1):
     for m in range(m0, m1):
         x_k, at = floats(operand.x + 4 * m * K, K), operand.address + m * operand.stride
         if kind == BFLOAT16 and FOLDS[BFLOAT16] == 2:
-            _rounded(int32s(operand.x + 4 * m * K, K), uint16s(at, operand.stride // 2))
+            rounded(int32s(operand.x + 4 * m * K, K), uint16s(at, operand.stride // 2))
         elif kind == INT8:
             stretches = stretches_of(operand)
             scale_s, sum_s = (
@@ -73,7 +73,7 @@ def prepare(kind, operand, m0, m1):
 
 
 @jit()
-def _rounded(bits_k, y_k):
+def rounded(bits_k, y_k):
     """To bfloat16, to the nearest, of two as near to the even one."""
     for k in range(len(bits_k)):
         bits = np.uint32(bits_k[k])

@@ -12,14 +12,14 @@ import numpy as np
 from ..kernels.jit import jit
 from .blocks import normed
 from .dots import dotted
-from .elementary import HIDDEN, dot, softened
+from .elementary import HIDDEN, dot, narrow_dot, softened
 from .experts import has_zeros, hidden
-from .instructions import BLOCK, LANES, address_of, floats, int64s, keep
+from .instructions import BLOCK, LANES, address_of, floats, int64s, keep, uint16s
 from .linking import linked
 from .operands import SPAN, operand_of, prepare, some_rows
 from .pool import meet
 from .products import multiply, share
-from .weight import Weight, expert
+from .weight import Weight, expert, from_bfloat16
 
 __all__ = ["STRETCHES", "Memory", "Numbers", "Rooms", "spoken", "unit_of"]
 
@@ -32,14 +32,14 @@ STRETCHES = 8
 Numbers = namedtuple("Numbers", "kind B D F H K E V T S gated activation eps tied")
 """B voices with T words behind them, S words of the memory; the rest is the Config's."""
 
-Memory = namedtuple("Memory", "keys values moments rows line_bt bias_hx spans_b2 heard_keys heard_values mask_s")
+Memory = namedtuple("Memory", "keys values moments rows line_bt bias_hx spans_b2 heard_keys heard_values narrow mask_s")
 """What the voices remember.
 
 keys, values    addresses of (blocks, moments, rows, H K)
 line_bt         in which row of its moment each word of each voice lies
 bias_hx         what each head adds for a word x places back
 spans_b2        which words of the memory each voice looks at
-heard_keys      address of (blocks, H, S, K); so heard_values
+heard_keys      address of (blocks, H, S, K); so heard_values; bfloat16 where `narrow`, else float32
 mask_s          false where a word of the memory must not be looked at
 """
 
@@ -49,8 +49,8 @@ Rooms = namedtuple("Rooms", "share_pbd q_bn o_bn h_bf g_bf")
 
 @jit()
 def unit_of(H, K):
-    """So many heads have a whole number of blocks of columns, or all have."""
-    unit = 1
+    """So many heads share what they bring home: an eighth, and a whole number of blocks of columns, or all."""
+    unit = (H + 7) // 8
     while unit < H and unit * K % BLOCK:
         unit += 1
     return unit
@@ -88,11 +88,11 @@ def _gathered(barrier, ranks, share_pbd, turn, count, x_bd):
     """Wait for all shares, and add them up in their order."""
     meet(barrier, ranks)
     for b in range(len(x_bd)):
-        for d in range(x_bd.shape[1]):
-            total = share_pbd[turn, 0, b, d]
-            for p in range(1, count):
-                total += share_pbd[turn, p, b, d]
-            x_bd[b, d] += total
+        x_d = x_bd[b]
+        for p in range(count):
+            share_d = share_pbd[turn, p, b]
+            for d in range(len(x_d)):
+                x_d[d] += share_d[d]
     return 1 - turn
 
 
@@ -139,7 +139,7 @@ def _self(n, row, block, own, x_bd, n_bd, memory, rooms, room):
                 bias_s[s] = memory.bias_hx[h, n.T - s]
             at, q = 4 * h * n.K, 4 * (b * N + h * n.K)
             keys, values, places, bias = memory.keys + at, memory.values + at, address_of(place_s), address_of(bias_s)
-            _looked(address_of(rooms.q_bn) + q, n.K, n.T + 1, places, keys, values, bias, address_of(rooms.o_bn) + q)
+            _looked(address_of(rooms.q_bn) + q, n.K, n.T + 1, places, keys, values, bias, 0, address_of(rooms.o_bn) + q)
 
 
 @jit()
@@ -149,31 +149,40 @@ def _cross(n, row, block, own, x_bd, n_bd, memory, rooms, room):
     heard = _listening(n, x_bd, row[CROSS_NORM], n_bd, np.float32(1), room)
     multiply(n.kind, heard, _matrix(row, CROSS_WQ, N), 0, n.D, c0, c1, 0, 0, address_of(rooms.q_bn), N)
     place_s, bias_s = np.empty(n.S, np.int64), np.empty(n.S + LANES, np.float32)
+    size = 2 if memory.narrow else 4
     for s in range(n.S):
-        place_s[s] = 4 * s * n.K
+        place_s[s] = size * s * n.K
     for b in range(n.B):
         s0, s1 = memory.spans_b2[b]
         for s in range(s0, s1):
             bias_s[s - s0] = np.float32(0) if memory.mask_s[s] else HIDDEN
         for h in range(own[0], own[1]):
-            at, q = 4 * ((block * n.H + h) * n.S + s0) * n.K, 4 * (b * N + h * n.K)
+            at, q = size * ((block * n.H + h) * n.S + s0) * n.K, 4 * (b * N + h * n.K)
             keys, values, places, bias = memory.heard_keys + at, memory.heard_values + at, address_of(place_s), address_of(bias_s)
-            _looked(address_of(rooms.q_bn) + q, n.K, s1 - s0, places, keys, values, bias, address_of(rooms.o_bn) + q)
+            _looked(
+                address_of(rooms.q_bn) + q, n.K, s1 - s0, places, keys, values, bias, memory.narrow, address_of(rooms.o_bn) + q
+            )
 
 
-@linked(int, int, int, int, int, int, int, int)
-def _looked(q, K, S, places, keys, values, bias, o):
+@linked(int, int, int, int, int, int, int, int, int)
+def _looked(q, K, S, places, keys, values, bias, narrow, o):
     """o (K) = the values of S words, whose `places` are counted from keys and values, in proportion to how q meets their keys."""
     q_k, o_k, place_s = floats(q, K), floats(o, K), int64s(places, S)
     weight_s = np.empty(S + LANES, np.float32)
     for s in range(S):
-        weight_s[s] = dot(q_k, floats(keys + place_s[s], K))
+        weight_s[s] = narrow_dot(q_k, keys + place_s[s]) if narrow else dot(q_k, floats(keys + place_s[s], K))
     total = softened(address_of(weight_s), bias, S)
     o_k[:] = 0
     for s in range(S):
-        weight, v_k = weight_s[s] / total, floats(values + place_s[s], K)
-        for k in range(K):
-            o_k[k] += weight * v_k[k]
+        weight = weight_s[s] / total
+        if narrow:
+            bits_k = uint16s(values + place_s[s], K)
+            for k in range(K):
+                o_k[k] += weight * from_bfloat16(bits_k[k])
+        else:
+            v_k = floats(values + place_s[s], K)
+            for k in range(K):
+                o_k[k] += weight * v_k[k]
 
 
 @jit()

@@ -19,14 +19,15 @@ HEIGHT = 6
 
 
 def _made(kind):
-    @instruction(7)
-    def tile(b, x, stride, count, panel, steps, sums, sums_stride):
-        """HEIGHT rows of BLOCK sums = the inputs at x · a panel; the last of `count` stands for those that are not there."""
+    @instruction(8)
+    def tile(b, x, stride, count, panel, steps, sums, sums_stride, add):
+        """HEIGHT rows of BLOCK sums = or += the inputs at x · a panel; the last of `count` stands for who is not there."""
         b_ = b.llvm
         last = b_.sub(count, I64(1))
         chosen = [b_.select(b_.icmp_signed("<", I64(m), count), I64(m), last) for m in range(HEIGHT)]
         inputs = [b.at(x, b_.mul(stride, m)) for m in chosen]
         outputs = [b.at(sums, b_.mul(sums_stride, m)) for m in chosen]
+        adds = b_.icmp_signed("!=", add, I64(0))
         for left in range(0, BLOCK, WIDTH * LANES):
 
             def multiply(k, totals, left=left):
@@ -39,9 +40,10 @@ def _made(kind):
                         totals[m * WIDTH + v] = b.dot(totals[m * WIDTH + v], weights[v], x_m, kind)
                 return totals
 
-            totals = b.loop(steps, 1, multiply, [b.zeros(lane(kind))] * (HEIGHT * WIDTH))
-            for i, total in enumerate(totals):
-                b.store(total, b.at(outputs[i // WIDTH], 4 * (left + i % WIDTH * LANES)))
+            places = [b.at(output, 4 * (left + v * LANES)) for output in outputs for v in range(WIDTH)]
+            begin = [b_.select(adds, b.load(place, lane(kind), LANES, align=4), b.zeros(lane(kind))) for place in places]
+            for total, place in zip(b.loop(steps, 1, multiply, begin), places, strict=True):
+                b.store(total, place)
 
     return tile
 
@@ -87,11 +89,11 @@ def multiplied(kind, operand, start, stop, panel, weight, c, N, add, y, ldy):
     """Numbers start : stop of all inputs times a panel, = or += y (M, ldy)[:, c : c + N]."""
     sums, steps = np.empty(HEIGHT * BLOCK, np.int32), steps_of(kind, stop - start)
     x, s = operand.address + start * 4 // FOLDS[kind], start // operand.span
-    straight, quads = kind != INT8 and N == BLOCK and not add, kind == INT8 and FOLDS[INT8] == 4 and N == BLOCK
+    straight, quads = kind != INT8 and N == BLOCK, kind == INT8 and FOLDS[INT8] == 4 and N == BLOCK
     for m in range(0, operand.M, HEIGHT):
         count, at, out = min(HEIGHT, operand.M - m), x + m * operand.stride, y + 4 * (m * ldy + c)
         to, stride = (out, 4 * ldy) if straight else (address_of(sums), 4 * BLOCK)
-        _tile(kind, at, operand.stride, count, panel, steps, to, stride)
+        _tile(kind, at, operand.stride, count, panel, steps, to, stride, add if straight else 0)
         if quads:
             stretches = stretches_of(operand)
             at = 4 * (m * stretches + s)
@@ -102,10 +104,10 @@ def multiplied(kind, operand, start, stop, panel, weight, c, N, add, y, ldy):
 
 
 @jit()
-def _tile(kind, x, stride, count, panel, steps, sums, sums_stride):
+def _tile(kind, x, stride, count, panel, steps, sums, sums_stride, add):
     if kind == BFLOAT16 and FOLDS[BFLOAT16] == 2:
-        _bfloat16(x, stride, count, panel, steps, sums, sums_stride)
+        _bfloat16(x, stride, count, panel, steps, sums, sums_stride, add)
     elif kind == INT8 and FOLDS[INT8] == 4:
-        _int8(x, stride, count, panel, steps, sums, sums_stride)
+        _int8(x, stride, count, panel, steps, sums, sums_stride, add)
     else:
-        _float32(x, stride, count, panel, steps, sums, sums_stride)
+        _float32(x, stride, count, panel, steps, sums, sums_stride, add)

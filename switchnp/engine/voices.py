@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from ..config import ACTIVATIONS
@@ -11,6 +12,7 @@ from ..layers import capacity
 from ..tree import Tree
 from ..voices import Voices as ReadableVoices
 from . import elementary, passes, pool, step
+from .instructions import BFLOAT16, INT8
 from .words import Words
 
 __all__ = ["Voices"]
@@ -80,8 +82,10 @@ class _Desk:
         self.head = params.embedding_vd if config.tie_word_embeddings else params.head_vd
         self.S = len(heard[0][0])
         # one head after the other, so that each is read in one line
+        self.narrow = self.head.kind in (BFLOAT16, INT8)
+        dtype = ml_dtypes.bfloat16 if self.narrow else np.float32
         self.memory = [
-            np.ascontiguousarray(np.stack([each[i].reshape(self.S, H, config.d_kv).transpose(1, 0, 2) for each in heard]))
+            np.stack([each[i].reshape(self.S, H, config.d_kv).transpose(1, 0, 2) for each in heard]).astype(dtype, order="C")
             for i in range(2)
         ]
         self.bias_hx = np.empty((H, 0), np.float32)
@@ -96,7 +100,9 @@ class _Desk:
         logits_bv = np.empty((n.B, n.V), np.float32)
         places = memory.keys.ctypes.data, memory.values.ctypes.data, memory.keys.shape[1], memory.keys.shape[2]
         heard = self.memory[0].ctypes.data, self.memory[1].ctypes.data
-        remembered = step.Memory(*places, np.ascontiguousarray(memory.line_bt), self.bias_hx, spans_b2, *heard, mask_s)
+        remembered = step.Memory(
+            *places, np.ascontiguousarray(memory.line_bt), self.bias_hx, spans_b2, *heard, int(self.narrow), mask_s
+        )
         own = self.table, self.params.decoder.norm_d, self.head.weight, x_bd, remembered, self._rooms(n.B)
         pool.POOL.run(self.head.threads, step.spoken, n, *own, logits_bv)
         memory.said()
