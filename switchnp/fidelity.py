@@ -64,13 +64,13 @@ def measured(first: SwitchTransformer, second: SwitchTransformer, texts: Sequenc
 
 def _heard(first: SwitchTransformer, second: SwitchTransformer, text: Any) -> tuple[Tree, Tree, bool]:
     """Both passes over a text and the first one's answer, and whether the second answers the same."""
-    a, b = _trace(first, text), _trace(second, text)
+    a, b = _routes(first, text), _routes(second, text)
     same = np.array_equal(a.decoder.ids_t, b.decoder.ids_t)
-    return a, b if same else _trace(second, text, a.decoder.ids_t[None]), same
+    return a, b if same else _routes(second, text, a.decoder.ids_t[None]), same
 
 
-def _trace(model: SwitchTransformer, text: Any, words: Any = None) -> Tree:
-    return model.trace(text, decoder_input_ids=words, rng=np.random.default_rng(0))
+def _routes(model: SwitchTransformer, text: Any, words: Any = None) -> Tree:
+    return model.routes(text, decoder_input_ids=words, rng=np.random.default_rng(0))
 
 
 def _layers(a: Tree, b: Tree) -> Iterator[tuple[str, Any, Any]]:

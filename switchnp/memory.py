@@ -28,8 +28,9 @@ def check(config: Config, row: Row, words: int, voices: int, itemsize: int, engi
 def needed(config: Config, row: Row, words: int, voices: int, itemsize: int, engine: str = "kernels") -> int:
     """About how many bytes the largest moment of a pass takes beyond the weights; within a factor of two.
 
-    Attention over a sentence of T tokens holds its bias (H, T, T), which sentences of one length share, and its scores: one more
-    with the kernels, three with the equations. Answers are counted with all the words that they may have.
+    Attention over a sentence of T tokens holds its bias (H, T, T), which sentences of one length share, and its scores: one
+    more with the kernels, three with the equations; the fast engine holds neither. Answers are counted with all the words that
+    they may have.
 
     words       of an answer
     voices      answers at a time
@@ -37,8 +38,9 @@ def needed(config: Config, row: Row, words: int, voices: int, itemsize: int, eng
     """
     lengths = [span.stop - span.start for span in row.spans]
     longest, H, HK = max(lengths, default=0), config.num_heads, config.num_heads * config.d_kv
-    biases = sum(T * T for T in set(lengths)) * (H * itemsize + 8)
-    scores = longest * longest * max(H * itemsize * (3 if engine == "equations" else 1), 32)
+    squares = sum(T * T for T in set(lengths)) if engine != "fast" else 0
+    biases = squares * (H * itemsize + 8)
+    scores = (longest * longest if squares else 0) * max(H * itemsize * (3 if engine == "equations" else 1), 32)
     stream = sum(lengths) * itemsize * (8 * config.d_model + 4 * HK + 2 * config.d_ff)
     caches = voices * config.num_decoder_layers * 2 * (2 * words + longest) * HK * itemsize
     head = voices * config.vocab_size * itemsize * 6

@@ -252,8 +252,8 @@ class SwitchTransformer:
         self._check_memory(batch.row, max_new_tokens, search.num_beams)
         return fill(self._voices(batch.row, True, mode), self.config, self._tokenizer(), text, search, candidates)
 
-    def _check_memory(self, row: Row, words: int = 0, voices: int = 0) -> None:
-        memory.check(self.config, row, words, voices, self._weights.itemsize, self.engine)
+    def _check_memory(self, row: Row, words: int = 0, voices: int = 0, engine: str | None = None) -> None:
+        memory.check(self.config, row, words, voices, self._weights.itemsize, engine or self.engine)
 
     def trace(
         self,
@@ -270,18 +270,34 @@ class SwitchTransformer:
         goes into its first block, a layer's is the stream behind it. Without `decoder_input_ids` the decoder is given the
         greedy answer, word for word, in one pass.
         """
-        mode = self._mode(training, rng)
-        prompts = self._prompts(_texts(text_or_ids), text_or_ids, attention_mask)
-        if decoder_input_ids is None:
-            if decoder_attention_mask is not None:
+        given = text_or_ids, attention_mask, decoder_input_ids, decoder_attention_mask
+        return self._through(*given, self._mode(training, rng), "kernels" if self.engine == "fast" else self.engine)
+
+    def routes(
+        self,
+        text_or_ids: str | Sequence[str] | ArrayLike,
+        decoder_input_ids: ArrayLike | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> Tree:
+        """What every router decided and what came of it, by the model's own engine: a trace with little in it.
+
+        `routes.encoder.blocks[1].switch` has the logits h_te, probabilities p_te, expert_t and slot_t; `routes.decoder.logits_tv`
+        how well each word would come next. Without `decoder_input_ids` the decoder is given the greedy answer.
+        """
+        return self._through(text_or_ids, None, decoder_input_ids, None, self._mode(False, rng), self.engine)
+
+    def _through(self, text_or_ids: Any, mask: Any, words: Any, words_mask: Any, mode: Mode, engine: str) -> Tree:
+        prompts = self._prompts(_texts(text_or_ids), text_or_ids, mask)
+        setup, voices = setup_of(self._weights, self.routing, engine), _voices_of(engine)
+        self._check_memory(prompts.row, engine=engine)
+        if words is None:
+            if words_mask is not None:
                 raise InputError("decoder_attention_mask is given without decoder_input_ids")
-            decoder_input_ids, decoder_attention_mask = self._answered(prompts, self._mode(False, rng))
-        words = self._edge.batch("decoder_input_ids", decoder_input_ids, decoder_attention_mask, like=prompts)
-        self._check_memory(prompts.row)
-        self._check_memory(words.row)
-        setup = self._readable_setup
-        memory_td, encoder = network.encode(*setup, prompts.row, keep=True, mode=mode)
-        last_td, decoder = network.decode(*setup, words.row, memory_td, prompts.row, keep=True, mode=mode)
+            words, words_mask = self._answered(voices(*setup, prompts.row, True, self._mode(False, mode.rng)))
+        spoken = self._edge.batch("decoder_input_ids", words, words_mask, like=prompts)
+        self._check_memory(spoken.row, engine=engine)
+        memory_td, encoder = voices.passes.encode(*setup, prompts.row, keep=True, mode=mode)
+        last_td, decoder = voices.passes.decode(*setup, spoken.row, memory_td, prompts.row, keep=True, mode=mode)
         decoder.logits_tv = network.logits(setup[0], self.config, setup[-1], last_td)
         return Tree(encoder=encoder, decoder=decoder)
 
@@ -302,9 +318,9 @@ class SwitchTransformer:
             force=force,
         )
 
-    def _answered(self, prompts: Batch, mode: Mode) -> tuple[Any, Any]:
+    def _answered(self, voices: Voices) -> tuple[Any, Any]:
         speech = Speech(GenerationConfig(), self.tokenizer, self.config)
-        found = generation.search(Voices(*self._readable_setup, prompts.row, True, mode), speech.task())
+        found = generation.search(voices, speech.task())
         words = speech.padded(found)[:, :-1]
         ended = np.cumsum(words == self.config.eos_token_id, axis=1) > 0
         return words, ~ended

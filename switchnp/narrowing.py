@@ -99,7 +99,7 @@ def narrow(
     more: dict[str, Any] = {"tokenizer": header.tokenizer, "provenance": provenance, "generation": header.generation}
     coming = _progress(arrays.items(), "quantize")
     weights.write(targets, header.config, header.routing, coming, dtype=dtype, force=force, **more)
-    fidelity, why = _fidelity(sources, targets, header, asked)
+    fidelity, why = _fidelity(sources, targets, header, dtype, asked)
     return Narrowing(
         dtypes=(header.dtype, dtype),
         nbytes=(os.path.getsize(sources), os.path.getsize(targets)),
@@ -139,7 +139,9 @@ def _texts(given: Iterable[str]) -> Iterator[str]:
         yield from lines
 
 
-def _fidelity(source: Path, target: Path, header: weights.Header, texts: list[str] | None) -> tuple[Fidelity | None, str]:
+def _fidelity(
+    source: Path, target: Path, header: weights.Header, dtype: str, texts: list[str] | None
+) -> tuple[Fidelity | None, str]:
     """How near the answers are, or why nobody asked."""
     if header.tokenizer is None:
         return None, "no texts compared: the model has no tokenizer"
@@ -147,13 +149,16 @@ def _fidelity(source: Path, target: Path, header: weights.Header, texts: list[st
     if there is not None and wanted > there:
         return None, f"no texts compared: two models take {wanted / 1e9:.1f} GB of memory, but {there / 1e9:.1f} GB are free"
     try:
-        return measured(_model(source, header), _model(target, header), texts or SAMPLE), ""
+        return measured(_model(source, header), _model(target, header, dtype), texts or SAMPLE), ""
     except SwitchError as error:  # the file is written and good, whatever the texts are
         return None, f"no texts compared: {error}"
 
 
-def _model(path: Path, header: weights.Header) -> SwitchTransformer:
-    return load(path, engine="kernels" if header.routing.precision == "float32" else "equations")
+def _model(path: Path, header: weights.Header, dtype: str | None = None) -> SwitchTransformer:
+    """By the fast engine, which multiplies in `dtype`, where the routing lets it."""
+    if header.routing.precision != "float32":
+        return load(path, engine="equations")
+    return load(path, engine="fast", dtype=dtype)
 
 
 def _parts(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Part]:

@@ -11,7 +11,7 @@ from references import ROOT, converted
 from small import small_config, small_model, small_params
 
 import switchnp
-from switchnp import Config, Routing, cost
+from switchnp import Config, Routing, cost, weights
 from switchnp.benchmark import export, lineup, machine, turns
 from switchnp.benchmark.bandwidth import Reader, step_bytes, zero_fraction
 from switchnp.benchmark.contender import Contender, ContenderFailed, Running
@@ -30,6 +30,11 @@ for line in sys.stdin:
     REQUEST
     print(json.dumps({"value": VALUE, "mapped": 0}), flush=True)
 """
+
+
+def ours(file):
+    """Our contenders on a file, each on one of its own dtype beside it."""
+    return lineup.ours(file, weights.read_header(file)[0], file.parent)
 
 
 @pytest.fixture
@@ -58,7 +63,7 @@ def test_the_command_prints_a_table_and_we_are_as_good_as_ourselves(file, tmp_pa
     assert (done.returncode, done.stderr) == (0, "")
     head, *rows = done.stdout.split("\n\n")[0].splitlines()
     assert head.split() == ["threads", "metric", "unit", "contender", "median", "quartiles", "speed"]
-    names = [contender.name for contender in lineup.ours(file, 40)]
+    names = [contender.name for contender in ours(file)]
     assert {name for name in names if any(name in row for row in rows)} == set(names)
     assert {row.split()[-2] for row in rows if names[0] in row} == {"1.00"}
     for metric in ("encode 1x128", "encode 1x512", "encode 8x128", "import", "load", "first token", "peak memory"):
@@ -86,7 +91,7 @@ def test_a_peer_that_is_not_installed_is_one_sentence_and_the_rest_goes_on(file,
 
     [note] = report.notes
     assert note.startswith(f"transformers is left out: {python} has no transformers and no torch (pip install")
-    assert {row.contender for row in report.rows} == {contender.name for contender in lineup.ours(file, 40)}
+    assert {row.contender for row in report.rows} == {contender.name for contender in ours(file)}
 
 
 @pytest.mark.parametrize("python", ["/nowhere/python", "/bin/false"])
@@ -157,7 +162,7 @@ def test_who_speaks_nonsense_is_named():
 
 
 def test_a_request_that_fails_is_the_error_of_the_library(file):
-    running = Running(lineup.ours(file, 40)[0], 1)
+    running = Running(ours(file)[0], 1)
     try:
         with pytest.raises(ContenderFailed, match="InputError"):
             running.ask("encode", 0, 0)
@@ -169,7 +174,7 @@ def test_a_request_that_fails_is_the_error_of_the_library(file):
 def test_a_library_that_talks_does_not_disturb_the_answers(file, monkeypatch):
     monkeypatch.setenv("NUMBA_DEBUG_CACHE", "1")  # Numba then talks on stdout
 
-    running = Running(lineup.ours(file, 40)[0], 1)
+    running = Running(ours(file)[0], 1)
     try:
         assert running.ask("encode", 1, 8)["value"] > 0
     finally:
@@ -177,7 +182,7 @@ def test_a_library_that_talks_does_not_disturb_the_answers(file, monkeypatch):
 
 
 def test_a_start_is_a_fresh_process_each_time(file):
-    figures = turns.starts(lineup.ours(file, 40)[:1], 1, 2)
+    figures = turns.starts(ours(file)[:1], 1, 2)
 
     assert all(len(values) == 2 for by_name in figures.values.values() for values in by_name.values())
     [peak], [mapped] = figures.values["peak memory"].values(), figures.values["of it file pages"].values()
@@ -186,7 +191,7 @@ def test_a_start_is_a_fresh_process_each_time(file):
 
 
 def test_no_process_is_left_behind(file):
-    running = Running(lineup.ours(file, 40)[0], 1)
+    running = Running(ours(file)[0], 1)
     assert running.rest()
 
     running.stop()
@@ -246,7 +251,7 @@ def test_bandwidth_stands_beside_a_plain_read(file):
 
     plain, *mine = report.rows
     assert (plain.contender, plain.metric, plain.times) == ("plain read", "weights read", 1.0)
-    assert len(mine) + len(report.notes) == len(lineup.ours(file, 40))  # a busy machine may leave one out, and says so
+    assert len(mine) + len(report.notes) == len(ours(file))  # a busy machine may leave one out, and says so
 
 
 def test_bytes_a_second_are_the_bytes_of_a_step_times_the_steps():

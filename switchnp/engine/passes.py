@@ -24,7 +24,7 @@ def encode(ops, config, routing, params, row, keep=False, mode=EVALUATION):
     stack, routing = params.encoder, routing.of("encoder")
     x_td = ops.embed(row.ids_t, _table(config, params, stack))
     groups, sights = groups_of(ops, config, routing, row), _sights(ops, config, routing, stack, row, causal=False)
-    a = Tree(blocks=[])
+    a = Tree(ids_t=row.ids_t, segment_t=row.segment_t, blocks=[])
     for p, sight in zip(stack.blocks, sights, strict=True):
         _self_attention(config, p.attention, x_td, sight)
         x_td, routes = _feedforward(ops, config, routing, p, x_td, groups, mode)
@@ -43,7 +43,7 @@ def decode(ops, config, routing, params, row, memory_sd, memory_row, keep=False,
     seen = 0 if pasts is None else len(pasts)
     groups, sights = groups_of(ops, config, routing, row), _sights(ops, config, routing, stack, row, True, seen)
     across = _across(row, memory_row, config.num_heads)
-    a = Tree(blocks=[])
+    a = Tree(ids_t=row.ids_t, segment_t=row.segment_t, blocks=[])
     for i, (p, sight) in enumerate(zip(stack.blocks, sights, strict=True)):
         _self_attention(config, p.attention, x_td, sight, None if pasts is None else pasts.newest(i))
         keys_values = heard(config, p.cross, memory_sd) if pasts is None else pasts.memory_of(i)
