@@ -144,10 +144,12 @@ def stream(kind, operand, weight, k0, k1, c0, c1, sparse, add, y, ldy):
     for start in range(0, k1 - k0, operand.span):
         stop = min(start + operand.span, k1 - k0)
         live = _live_rows(operand, start, stop, live_k) if sparse else stop - start
+        scattered = sparse and 8 * live < 7 * (stop - start)
+        live = live if scattered else stop - start
         for c in range(c0, c1, strip):
             N = min(strip, c1 - c)
             sums[:] = 0
-            _added(kind, operand, weight, k0, start, live_k, live, sparse, c, N, address_of(sums), 4 * (strip + 16))
+            _added(kind, operand, weight, k0, start, live_k, live, scattered, c, N, address_of(sums), 4 * (strip + 16))
             for m in range(M):
                 line = address_of(sums) + 4 * m * (strip + 16)
                 if fold > 1:
