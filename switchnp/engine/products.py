@@ -10,7 +10,7 @@ from .weight import Weight
 
 __all__ = ["FEW", "multiply", "share"]
 
-FEW = 18
+FEW = 64
 """Up to so many inputs a matrix is read as it lies."""
 
 
