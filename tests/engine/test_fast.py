@@ -8,7 +8,7 @@ from draw import seeds
 from drawn import OPEN, ROUTINGS, assert_near, batch_of, config_of, kernels_and_fast, params_of, trio
 from hypothesis import given, settings
 
-from switchnp import GenerationConfig, Routing, SwitchTransformer
+from switchnp import GenerationConfig, Routing, SwitchTransformer, Tree
 from switchnp.config import ACTIVATIONS
 
 HUGE = {"d_model": 1100, "d_ff": 1300, "d_kv": 5, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
@@ -130,6 +130,21 @@ def test_widths_beyond_one_span_are_the_kernels(sparse, act):
 def test_any_number_of_experts_gets_the_words_that_the_kernels_give_it(experts):
     slow, fast, rng = a_pair(experts, OPEN, **ODD | {"num_experts": experts})
     ids, mask = batch_of(rng, slow.config, 20, 5)
+
+    assert_same_pass(slow, fast, ids, mask, ids, mask)
+    assert_same_told(slow, fast, ids, ids.tolist())
+
+
+def test_of_experts_that_tie_the_first_is_asked():
+    rng = np.random.default_rng(8)
+    config = config_of(rng, **ODD | {"sparse_encoder_layers": (0, 1), "sparse_decoder_layers": (0, 1), "router_bias": False})
+    leaves = dict(params_of(config, rng).leaves())
+    for path, wr_de in leaves.items():
+        if path.endswith("wr_de"):
+            wr_de[:, 3:] = wr_de[:, 1:2]
+            wr_de[:, 0] = wr_de[:, 2]
+    slow, fast = kernels_and_fast(config, Tree.of(leaves), OPEN)
+    ids, mask = batch_of(rng, config, 9, 6)
 
     assert_same_pass(slow, fast, ids, mask, ids, mask)
     assert_same_told(slow, fast, ids, ids.tolist())
