@@ -150,6 +150,15 @@ def test_of_experts_that_tie_the_first_is_asked():
     assert_same_told(slow, fast, ids, ids.tolist())
 
 
+@pytest.mark.parametrize("d_kv, heads", [(64, 3), (16, 9), (64, 9), (5, 9)])
+@pytest.mark.parametrize("d_ff", [7, 64, 100, 520])
+def test_a_word_is_the_kernels_whoever_has_more_shares_heads_or_hidden_units(d_ff, d_kv, heads):
+    slow, fast, rng = a_pair(9, OPEN, **ODD | {"d_ff": d_ff, "d_kv": d_kv, "num_heads": heads})
+    ids, _ = batch_of(rng, slow.config, 3, 5)
+
+    assert_same_told(slow, fast, ids, ids.tolist())
+
+
 def test_a_distance_beyond_what_was_said_has_its_bias_word_after_word():
     slow, fast, rng = a_pair(5, OPEN, **ODD)
     prompts = rng.integers(2, slow.config.vocab_size, (2, 5))
