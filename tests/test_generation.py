@@ -278,13 +278,14 @@ def test_a_seed_repeats_itself_and_several_samples_differ():
     assert len({each.ids for each in first}) == 3
 
 
-def test_both_engines_give_a_word_the_same_probability():
-    models = [lively(engine=engine) for engine in ("kernels", "equations")]
+def test_all_engines_give_a_word_the_same_probability():
+    models = [lively(engine=engine) for engine in ("kernels", "equations", "fast")]
     answer = models[0].generate([PROMPTS[0]], do_sample=True, max_new_tokens=6, return_scores=True)[0]
 
     told = [model.score([PROMPTS[0]], [list(answer.ids)])[0] for model in models]
 
     np.testing.assert_allclose(told[0].logprobs, told[1].logprobs, atol=1e-5)
+    np.testing.assert_allclose(told[2].logprobs, told[1].logprobs, atol=1e-5)
     np.testing.assert_allclose(told[0].logprobs, answer.logprobs, atol=1e-5)
 
 

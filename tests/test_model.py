@@ -31,24 +31,27 @@ def numbers():
 
 
 @pytest.mark.parametrize("routing", PRESETS, ids=lambda routing: routing.name)
-def test_both_engines_give_the_same_answer(routing):
+def test_all_engines_give_the_same_answer(routing):
     mask = [[1, 1, 1, 1], [1, 1, 1, 0]]
-    outs = [small_model(routing, engine)(IDS, mask, labels=SAID) for engine in ("kernels", "equations")]
+    expected, *outs = [small_model(routing, engine)(IDS, mask, labels=SAID) for engine in ("equations", "kernels", "fast")]
 
-    for name in ("logits", "encoder_last_hidden_state", "decoder_last_hidden_state"):
-        np.testing.assert_allclose(getattr(outs[0], name), getattr(outs[1], name), atol=1e-5)
-    assert outs[0].loss == pytest.approx(outs[1].loss, abs=1e-6)
+    for out in outs:
+        for name in ("logits", "encoder_last_hidden_state", "decoder_last_hidden_state"):
+            np.testing.assert_allclose(getattr(out, name), getattr(expected, name), atol=1e-5)
+        assert out.loss == pytest.approx(expected.loss, abs=1e-6)
 
 
 @pytest.mark.parametrize("act", ["relu", "gelu", "gelu_new", "silu"])
 @pytest.mark.parametrize("changes", [{}, {"is_gated_act": True}, {"tie_word_embeddings": False, "separate_embeddings": True}])
-def test_both_engines_agree_for_every_kind_of_model(act, changes):
-    models = [small_model(engine=engine, dense_act_fn=act, router_bias=True, **changes) for engine in ("kernels", "equations")]
+def test_all_engines_agree_for_every_kind_of_model(act, changes):
+    engines = "kernels", "equations", "fast"
+    models = [small_model(engine=engine, dense_act_fn=act, router_bias=True, **changes) for engine in engines]
 
     outs = [model(IDS, decoder_input_ids=SAID) for model in models]
-    traces = [model.trace(IDS, decoder_input_ids=SAID) for model in models]
+    traces = [model.trace(IDS, decoder_input_ids=SAID) for model in models[:2]]
 
     np.testing.assert_allclose(outs[0].logits, outs[1].logits, atol=2e-5)
+    np.testing.assert_allclose(outs[2].logits, outs[1].logits, atol=2e-5)
     for (path, one), (same_path, other) in zip(traces[0].leaves(), traces[1].leaves(), strict=True):
         assert path == same_path
         np.testing.assert_allclose(one, other, atol=2e-5, err_msg=path)
@@ -134,7 +137,7 @@ def test_a_hole_in_the_mask_keeps_the_distances_around_it():
     assert np.abs(with_hole[0, [0, 2]] - without[0]).max() > 1e-3
 
 
-@pytest.mark.parametrize("engine", ["kernels", "equations"])
+@pytest.mark.parametrize("engine", ["kernels", "equations", "fast"])
 @pytest.mark.parametrize("routing", PRESETS, ids=lambda routing: routing.name)
 def test_a_sentence_that_is_all_padding_gives_numbers(routing, engine):
     model = small_model(routing, engine)
@@ -429,7 +432,7 @@ def test_every_capacity_rule_gives_its_number_of_slots(choice, T, expected):
     assert layers.capacity(switchnp.equations, config, Routing(**choice), T) == expected
 
 
-@pytest.mark.parametrize("engine", ["kernels", "equations"])
+@pytest.mark.parametrize("engine", ["kernels", "equations", "fast"])
 @pytest.mark.parametrize("routing", PRESETS, ids=lambda routing: routing.name)
 def test_no_capacity_at_all_still_gives_numbers(routing, engine):
     nothing = replace(routing, capacity=0, min_capacity=0)

@@ -257,7 +257,7 @@ def test_quantizing_needs_memory_for_pieces_only(tmp_path):
     assert peak_bytes(lambda: weights.read(tmp_path / "i.h5")) < 1.3 * BIG.num_parameters * 4 + 10 * weights.hdf5.BLOCK
 
 
-@pytest.mark.parametrize("engine", ["kernels", "equations"])
+@pytest.mark.parametrize("engine", ["kernels", "equations", "fast"])
 def test_a_model_saved_as_int8_speaks(tmp_path, engine):
     switchnp.load(ROOT / "weights/switch-numbers.h5").save(tmp_path / "i.h5", dtype="int8")
 

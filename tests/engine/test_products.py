@@ -1,8 +1,11 @@
 """Every way of multiplying gives the product, and writes nothing else."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from products_by_kind import KINDS, TOLERANCE, matrix, product
+
+from switchnp.engine.operands import SPAN
 
 SHAPES = [
     (768, 200, 0, 768, 0, 200),
@@ -108,3 +111,32 @@ def test_a_column_has_the_same_bits_whoever_else_is_computed(way, kind):
         product(way, kind, x, w, scale, (0, 100), (c, {0: 64, 64: 256, 256: 320}[c]), parts)
 
     assert (whole == parts).all()
+
+
+@pytest.mark.parametrize("M", [1, 3, 30])
+@pytest.mark.parametrize("way", ["stream", "tile", "multiply"])
+@pytest.mark.parametrize("K", [70, 1100])
+def test_an_input_of_int8_is_the_nearest_of_255_steps_up_to_the_largest_of_its_stretch(K, way, M):
+    """A matrix that changes nothing gives the input as it is seen."""
+    rng = np.random.default_rng(K)
+    x = (rng.normal(size=(M, K)) * np.where(np.arange(K) < SPAN, 1, 9)).astype(np.float32)
+    one = np.full(K, 1 / 127, np.float32)
+    y = np.empty((M, K), np.float32)
+
+    product(way, "int8", x, 127 * np.eye(K, dtype=np.int8), one, (0, K), (0, K), y)
+
+    for stretch in (np.s_[:, :SPAN], np.s_[:, SPAN:]):
+        step = np.abs(x[stretch]).max(axis=1, keepdims=True, initial=0) / 127
+        np.testing.assert_allclose(y[stretch], np.rint(x[stretch] / step) * step, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("M", [1, 3, 30])
+@pytest.mark.parametrize("way", ["stream", "tile", "multiply"])
+def test_an_input_of_bfloat16_is_the_nearest_and_of_two_the_even_one(way, M):
+    x = np.random.default_rng(0).normal(size=(M, 71)).astype(np.float32)
+    x[:, 3:6] = 1 + 2.0**-8, 1 + 3 * 2.0**-8, -1 - 2.0**-8
+    y = np.empty((M, 71), np.float32)
+
+    product(way, "bfloat16", x, np.eye(71, dtype=ml_dtypes.bfloat16), np.ones(1, np.float32), (0, 71), (0, 71), y)
+
+    np.testing.assert_array_equal(y, x.astype(ml_dtypes.bfloat16).astype(np.float32))

@@ -92,7 +92,7 @@ def sparse_blocks(arrays):
 
 XXL = {"dense_act_fn": "gelu_new", "is_gated_act": True, "tie_word_embeddings": False}
 KINDS = {"base": {}, "base_nopad": {}, "base_step4": {}, "xxl": XXL, "c": {"tie_word_embeddings": False}}
-ENGINES = ["kernels", "equations"]
+ENGINES = ["kernels", "equations", "fast"]
 
 
 def routing_of(name, settings):

@@ -12,7 +12,7 @@ ANSWERS = json.loads((TESTS / "parity/numbers/answers.json").read_text())
 LOGITS = dict(np.load(TESTS / "parity/numbers/logits.npz"))
 
 
-@pytest.fixture(scope="module", params=["kernels", "equations"])
+@pytest.fixture(scope="module", params=["kernels", "equations", "fast"])
 def model(request):
     return switchnp.load(ROOT / "weights/switch-numbers.h5", engine=request.param)
 

@@ -1,4 +1,4 @@
-"""What flaxformer's and mesh-tf's routers and layers computed: every case, on both engines.
+"""What flaxformer's and mesh-tf's routers and layers computed: every case, on every engine.
 
 Choices, queues and drops are identical; numbers are within 1e-5, layers within 3e-5, as the fixtures' README has it.
 """
@@ -11,12 +11,13 @@ import pytest
 from references import TESTS
 from small import small_config
 
-from switchnp import Routing, Tree, equations, kernels, layers, network, objective, routers
+from switchnp import Routing, Tree, engine, equations, kernels, layers, network, objective, routers
+from switchnp.engine.matrices import packed
 from switchnp.network import Row
 from switchnp.routers import Groups, Mode
 
 FOLDER = TESTS / "parity/flaxformer"
-ENGINES = {"equations": equations, "kernels": kernels}
+ENGINES = {"equations": equations, "kernels": kernels, "fast": engine}
 
 
 def cases(name):
@@ -159,6 +160,7 @@ def plain_switch(ops, routing, inputs, groups, p, training, noise, gated):
     )
     p.norm_d = np.full(x_td.shape[1], 1e7, np.float32)
     mode = Mode(training, Recorded(noise) if noise is not None else None)
+    p = packed(p, None, threads=2) if ops is engine else p
     _, a = layers.switch(ops, config, routing, p, x_td, groups, mode=mode)
     if "expert_t" in a:
         a.expert_tn, a.gate_tn, a.slot_tn = a.expert_t[:, None], a.gate_t[:, None], a.slot_t[:, None]

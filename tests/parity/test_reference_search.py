@@ -1,4 +1,4 @@
-"""What transformers 5.23.0 generates and what its processors make of scores, on both engines.
+"""What transformers 5.23.0 generates and what its processors make of scores, on every engine.
 
 Ids are identical; scores are within 1e-5 of their size, processed scores within 1e-5.
 """
@@ -16,7 +16,7 @@ from switchnp.layers import EVALUATION
 from switchnp.speech import Speech
 
 FOLDER = TESTS / "parity/generation"
-ENGINES = ["equations", "kernels"]
+ENGINES = ["equations", "kernels", "fast"]
 CASES = ["p02_overflow", "p03_allsparse_untied"]
 SETTINGS = json.loads((FOLDER / "processors.json").read_text())["settings"]
 RECORDED = dict(np.load(FOLDER / "processors.npz"))
