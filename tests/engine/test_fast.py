@@ -159,6 +159,18 @@ def test_a_word_is_the_kernels_whoever_has_more_shares_heads_or_hidden_units(d_f
     assert_same_told(slow, fast, ids, ids.tolist())
 
 
+def test_experts_that_are_drawn_are_those_that_the_kernels_draw():
+    slow, fast, rng = a_pair(10, Routing(eval_policy="sample", temperature=3.0), **ODD)
+    ids, mask = batch_of(rng, slow.config, 5, 6)
+
+    passes = [model(ids, mask, ids, rng=np.random.default_rng(1)).logits for model in (slow, fast)]
+    told = [model.score(ids, ids.tolist(), rng=np.random.default_rng(1)) for model in (slow, fast)]
+
+    assert_near(passes[1], passes[0])
+    for ours, theirs in zip(*told, strict=True):
+        np.testing.assert_allclose(ours.logprobs, theirs.logprobs, rtol=0, atol=4e-5)
+
+
 def test_a_distance_beyond_what_was_said_has_its_bias_word_after_word():
     slow, fast, rng = a_pair(5, OPEN, **ODD)
     prompts = rng.integers(2, slow.config.vocab_size, (2, 5))
