@@ -47,10 +47,13 @@ def answers(model, ids, mask, settings):
 
 
 def assert_same_answers(slow, fast, ids, mask, settings):
+    """The same words and scores; where scores of several beams are within rounding of each other, any of their words."""
     expected, found = (answers(model, ids, mask, settings) for model in (slow, fast))
 
-    assert [each.ids for each in found] == [each.ids for each in expected]
     np.testing.assert_allclose([each.score for each in found], [each.score for each in expected], rtol=0, atol=2e-4)
+    for mine, theirs in zip(found, expected, strict=True):
+        tied = abs(mine.score - theirs.score) < 2e-6 and settings.get("num_beams", 1) > 1
+        assert mine.ids == theirs.ids or tied
 
 
 @pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
