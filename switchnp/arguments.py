@@ -139,6 +139,10 @@ def _routing(command: argparse.ArgumentParser) -> None:
     _seed(command)
 
 
+def _warmup(command: argparse.ArgumentParser) -> None:
+    """It has no options but --json."""
+
+
 def _bench(command: argparse.ArgumentParser) -> None:
     _file(command)
     command.add_argument("--against", metavar="NAME,...", help="transformers, ctranslate2 (default: nobody)")
@@ -158,7 +162,12 @@ def _engine(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--routing", type=_preset, metavar="NAME", help="instead of the file's own: a preset, and changes as ',field=value'"
     )
-    command.add_argument("--engine", choices=("kernels", "equations"), help="Numba (the default) or NumPy")
+    about = "fast (the default), kernels (Numba, readable) or equations (NumPy)"
+    command.add_argument("--engine", choices=("fast", "kernels", "equations"), help=about)
+    about = "what the fast engine multiplies in (default: int8 where the file has int8, else float32)"
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), help=about)
+    about = "of the fast engine (default: as many as this process may use)"
+    command.add_argument("--threads", type=_count, metavar="N", help=about)
 
 
 def _seed(command: argparse.ArgumentParser) -> None:
@@ -235,5 +244,6 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "quantize": (f'switchnp quantize {_NUMBERS} -o numbers-int8.h5 --text "say in French: 1984"', _quantize),
     "trace": (f'switchnp trace {_NUMBERS} "say in French: 1984"', _trace),
     "routing": (f'switchnp routing --compare huggingface paper,capacity=1 {_NUMBERS} "say in French: 1984"', _routing),
+    "warmup": ("switchnp warmup", _warmup),
     "bench": ("switchnp bench base-8.h5 --against transformers,ctranslate2 --threads 2,1 --json results.json", _bench),
 }

@@ -20,6 +20,7 @@ from .arguments import parsed, search_settings
 from .benchmark.command import bench
 from .errors import FileError, InputError, SwitchError
 from .files import shown
+from .warming import warmup
 
 __all__ = ["main"]
 
@@ -147,7 +148,17 @@ def _journal(options: argparse.Namespace, prompts: list[str], config: Any) -> It
     header, arrays = weights.read_header(options.file)
     model = [header.config.to_json(), hashlib.sha256(header.tokenizer or b"").hexdigest(), [a.sha256 for a in arrays]]
     routing = (options.routing or header.routing).to_json()
-    said = [__version__, prompts, config.to_json(), routing, options.engine, options.batch_size, options.seed, model]
+    said = [
+        __version__,
+        prompts,
+        config.to_json(),
+        routing,
+        options.engine,
+        options.dtype,
+        options.batch_size,
+        options.seed,
+        model,
+    ]
     with Journal(options.resume, hashlib.sha256(json.dumps(said).encode()).hexdigest()) as journal:
         yield journal
 
@@ -240,7 +251,8 @@ def routing(options: argparse.Namespace) -> str:
     return "\n".join(map(_plain, str(comparison).split("\n")))
 
 
-COMMANDS = {command.__name__: command for command in (info, generate, fill, score, convert, quantize, trace, routing, bench)}
+_ALL = (info, generate, fill, score, convert, quantize, trace, routing, warmup, bench)
+COMMANDS = {command.__name__: command for command in _ALL}
 
 
 def _columns(rows: list[dict[str, str]]) -> list[str]:
@@ -281,7 +293,7 @@ def _load(options: argparse.Namespace) -> Any:
     from .weights import read_header
 
     routing = options.routing or read_header(options.file)[0].routing
-    return load(options.file, routing=routing, engine=options.engine)
+    return load(options.file, routing, options.engine, options.dtype, threads=options.threads)
 
 
 def _rng(options: argparse.Namespace) -> Any:

@@ -9,7 +9,7 @@ from . import weights
 from .errors import InputError
 from .model import SwitchTransformer
 from .routing import Routing
-from .setups import check_choices
+from .setups import check_choices, compiling
 from .tokenizer import Tokenizer
 
 __all__ = ["load"]
@@ -45,7 +45,7 @@ def load(
     if precision is not None:
         routing = replace(routing, precision=precision)
     if engine is None:
-        readable = dtype == "float64" or routing.precision != "float32"
+        readable = dtype == "float64" or routing.precision != "float32" or not compiling()
         engine = "fast" if not readable else "kernels" if routing.precision == "float32" else "equations"
     if engine == "fast":
         if dtype == "float64":

@@ -20,7 +20,7 @@ from .padding import Batch, Edge, targets_of
 from .routers import Mode
 from .routing import Routing
 from .search import GenerationConfig
-from .setups import Weights, check_choices, check_fit, setup_of
+from .setups import Weights, check_choices, check_fit, compiling, setup_of
 from .speech import Speech
 from .tokenizer import Tokenizer
 from .tree import Tree
@@ -372,7 +372,7 @@ def _engine(engine: str | None, routing: Routing, weights: Weights) -> Any:
         return engine
     if routing.precision != "float32":
         return "equations"
-    return "kernels" if weights.itemsize == 8 else "fast"
+    return "kernels" if weights.itemsize == 8 or not compiling() else "fast"
 
 
 def _voices_of(engine: str) -> Any:

@@ -17,7 +17,7 @@ from .quantization import SCALES, scale_path, widened
 from .routing import Routing
 from .tree import Tree
 
-__all__ = ["ARITHMETIC", "ENGINES", "Weights", "check_choices", "check_fit", "setup_of"]
+__all__ = ["ARITHMETIC", "ENGINES", "Weights", "check_choices", "check_fit", "compiling", "setup_of"]
 
 ENGINES = ("fast", "kernels", "equations")
 ARITHMETIC = ("float32", "bfloat16", "int8")
@@ -81,6 +81,11 @@ def setup_of(weights: Weights, routing: Routing, engine: str) -> tuple[Any, Conf
     return ops, weights.config, routing, params if routing.precision == "float32" else simulated(params, routing.precision)
 
 
+def compiling() -> bool:
+    """Does Numba compile here, as the fast engine needs it to?"""
+    return os.environ.get("NUMBA_DISABLE_JIT", "0") in ("", "0")
+
+
 def check_choices(routing: Any, engine: Any) -> None:
     """Raise InputError where these are no engine and no routing."""
     if engine not in ENGINES:
@@ -97,6 +102,8 @@ def check_fit(routing: Routing, weights: Weights, engine: str) -> None:
         raise InputError("the router is 'bias', expected a Config with router_bias for that")
     if engine == "fast" and weights.itemsize == 8:
         raise InputError("the weights are float64, expected engine='kernels' or engine='equations' for that")
+    if engine == "fast" and not compiling():
+        raise InputError("NUMBA_DISABLE_JIT is set, expected engine='kernels' or engine='equations' for that")
 
 
 def _threads(threads: Any) -> int:

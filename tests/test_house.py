@@ -57,6 +57,7 @@ FLOORS = {
     "fidelity": 9,
     "benchmark": 11,
     "narrowing": 10,
+    "warming": 9,
     "arguments": 9,
     "__init__": 10,
     "cli": 12,

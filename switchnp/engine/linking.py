@@ -14,10 +14,11 @@ from numba.extending import intrinsic
 
 from ..kernels.jit import jit
 
-__all__ = ["link", "linked"]
+__all__ = ["LINKING", "link", "linked"]
 
 _WAITING: dict[str, Any] = {}
-_LOCK = threading.Lock()
+LINKING = threading.RLock()
+"""Held while functions are compiled and made known."""
 
 
 def linked(*kinds):
@@ -56,7 +57,7 @@ def link():
     """See that every linked function is compiled and known to the linker; costs nothing where it is."""
     if not _WAITING:
         return
-    with _LOCK:
+    with LINKING:
         for symbol, (signature, function) in list(_WAITING.items()):
             function.compile(signature)
             compiled = function.overloads[signature.args]

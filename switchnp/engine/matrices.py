@@ -12,7 +12,10 @@ from ..tree import Tree
 from .instructions import BFLOAT16, FLOAT32, INT8, WIDENED
 from .weight import Weight
 
-__all__ = ["Matrix", "packed"]
+__all__ = ["ENOUGH", "Matrix", "packed"]
+
+ENOUGH = 1 << 23
+"""So many multiplications are worth a second thread (benchmarks/threads.py)."""
 
 
 class Matrix(NamedTuple):
@@ -27,6 +30,11 @@ class Matrix(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         """Of the array."""
         return self.array.shape
+
+    def crew(self, inputs: int, more: int = 0) -> int:
+        """How many threads are worth their waking for so many inputs, and so many multiplications more."""
+        rows, columns = self.shape[-2:]
+        return self.threads if inputs * rows * columns + more >= ENOUGH else 1
 
     @property
     def weight(self) -> Weight:

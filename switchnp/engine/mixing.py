@@ -79,7 +79,7 @@ def _head(x_td, factor, table_vd):
     logits_tv = np.empty((T, V), np.float32)
     x_td = np.ascontiguousarray(x_td * np.float32(factor))
     bytes_ = operand_room(T, x_td.shape[1])
-    pool.POOL.run(table_vd.threads, blocks.head, table_vd.kind, x_td, table_vd.weight, logits_tv, bytes_)
+    pool.POOL.run(table_vd.crew(T), blocks.head, table_vd.kind, x_td, table_vd.weight, logits_tv, bytes_)
     return logits_tv
 
 
@@ -91,5 +91,5 @@ def _mixed(x_td, expert_t, slot_t, gate_t, wi_edf, wi_linear_edf, wo_efd, gated,
     rooms = room("n", count, D), room("h", count, F), room("g", count if gated else 0, F), room("y", count, D)
     y_td, gate_i = np.zeros_like(x_td), gate_t[token_i].astype(np.float32)
     inputs = wi_edf.kind, np.ascontiguousarray(x_td), token_i, start_e, gate_i, experts
-    pool.POOL.run(wi_edf.threads, blocks.mixture, *inputs, *rooms, y_td, operand_room(count, max(D, F)))
+    pool.POOL.run(wi_edf.crew(count), blocks.mixture, *inputs, *rooms, y_td, operand_room(count, max(D, F)))
     return y_td

@@ -61,7 +61,7 @@ def heard(config, p, memory_sd):
     S, N = len(memory_sd), config.num_heads * config.d_kv
     k_sd, v_sd = np.empty((S, N), np.float32), np.empty((S, N), np.float32)
     own = p.wk_dhk.kind, np.ascontiguousarray(memory_sd), p.wk_dhk.weight, p.wv_dhk.weight, k_sd, v_sd
-    pool.POOL.run(p.wk_dhk.threads, blocks.projected, *own, operand_room(S, config.d_model))
+    pool.POOL.run(p.wk_dhk.crew(S), blocks.projected, *own, operand_room(S, config.d_model))
     return k_sd, v_sd
 
 
@@ -74,15 +74,25 @@ def _self_attention(config, p, x_td, sight, past=None):
     k_td, v_td = (room(name, *q_td.shape) for name in "kv")
     wo, H = p.wo_hkd, config.num_heads
     own = p.wq_dhk.kind, x_td, p.norm_d, config.layer_norm_epsilon, p.wq_dhk.weight, p.wk_dhk.weight, p.wv_dhk.weight
-    pool.POOL.run(wo.threads, blocks.asked, *own, n_td, q_td, k_td, v_td, bytes_)
+    pool.POOL.run(wo.crew(len(x_td)), blocks.asked, *own, n_td, q_td, k_td, v_td, bytes_)
     keys, values = (k_td, v_td) if past is None else past(k_td, v_td)
-    pool.POOL.run(wo.threads, blocks.home, wo.kind, x_td, q_td, keys, values, sight, H, o_td, wo.weight, bytes_)
+    pool.POOL.run(
+        wo.crew(len(x_td), _looks(sight, q_td)), blocks.home, wo.kind, x_td, q_td, keys, values, sight, H, o_td, wo.weight, bytes_
+    )
 
 
 def _cross_attention(config, p, x_td, sight, k_sd, v_sd):
     n_td, q_td, o_td, bytes_ = _rooms(config, len(x_td))
     own = p.wq_dhk.kind, x_td, p.norm_d, config.layer_norm_epsilon, p.wq_dhk.weight, p.wo_hkd.weight, sight, config.num_heads
-    pool.POOL.run(p.wq_dhk.threads, blocks.cross_attention, *own, k_sd, v_sd, n_td, q_td, o_td, bytes_)
+    pool.POOL.run(
+        p.wq_dhk.crew(len(x_td), _looks(sight, q_td)), blocks.cross_attention, *own, k_sd, v_sd, n_td, q_td, o_td, bytes_
+    )
+
+
+def _looks(sight, q_td):
+    """The multiplications of attention."""
+    t0_b, t1_b, s0_b, s1_b = sight.spans_b4.T
+    return 2 * q_td.shape[1] * int(((t1_b - t0_b) * (s1_b - s0_b)).sum())
 
 
 def _rooms(config, T):
@@ -105,7 +115,7 @@ def _dense(config, p, x_td):
     T, D, F, gated = len(x_td), config.d_model, config.d_ff, config.is_gated_act
     own = wi.kind, x_td, p.norm_d, config.layer_norm_epsilon, wi.weight, linear.weight, p.wo_fd.weight
     rooms = room("n", T, D), room("h", T, F), room("g", T if gated else 0, F), operand_room(T, max(D, F))
-    pool.POOL.run(wi.threads, blocks.dense, *own, gated, activation, *rooms)
+    pool.POOL.run(wi.crew(T), blocks.dense, *own, gated, activation, *rooms)
 
 
 def _sights(ops, config, routing, stack, row, causal, seen=0):

@@ -2,27 +2,39 @@
 
 A compiled program is called by all threads at once with its rank. Whoever calls while the pool is busy runs alone, which
 takes longer and gives the same bits. A child of `fork` has no threads and makes its own.
+
+An interrupt (Ctrl-C) can fall between any two lines of Python in the main thread. So nothing is counted that is not done in
+the same call of a built-in function, all that waits can be done again, and a crew that gets lost is replaced.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 from numba.core import cgutils, types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
 from ..kernels.jit import jit
 from .instructions import I32, I64, ir
-from .linking import link
+from .linking import LINKING, link
 
 __all__ = ["POOL", "Pool", "barrier", "cores", "meet"]
 
 RELEASED = 1 << 62
+"""So many have arrived at a meeting that nobody waits for any more."""
+PATIENCE = 60_000
+"""So many looks at a barrier, about as many nanoseconds, before a thread sleeps."""
+AWAKE = 100
+"""So many times a thread looks for its next job, and gives way to others, before it sleeps: 40 microseconds."""
 
 
 def cores() -> int:
@@ -66,82 +78,173 @@ def _give_way(typing):
     return types.int32(), codegen
 
 
+@intrinsic
+def _rest(typing):
+    """Sleep for as short as the system can: who gives way again and again waits longest where others are busy."""
+
+    def codegen(context, builder, signature, values):
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(I32, [I32]), "usleep")
+        return builder.call(function, [I32(1)])
+
+    return types.int32(), codegen
+
+
 @jit()
 def meet(barrier, ranks):
     """Wait until all threads are here."""
     if ranks == 1:
         return
     before = _arrive(barrier)
-    target = (before // ranks + 1) * ranks
+    target = min((before // ranks + 1) * ranks, RELEASED)
     turns = 0
     while _arrived(barrier) < target:
         turns += 1
-        if turns > 4000:
-            _give_way()
+        if turns > PATIENCE:
+            _rest()
+
+
+@jit()
+def _watch(number, seen, turns):
+    """Wait awake, but not for long, until a number is no longer `seen`."""
+    for _ in range(turns):
+        if _arrived(number) != seen:
+            return
+        _give_way()
 
 
 class Pool:
     """Threads that sleep until there is something to do."""
 
     def __init__(self) -> None:
-        self._busy = threading.Lock()
-        self._inboxes: list[SimpleQueue[Any]] = []
-        self._done: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._idle: deque[_Crew] = deque([_Crew()])
+        self._known = weakref.ref(self._idle[0])
 
     def run(self, threads: int, program: Callable[..., Any], *arguments: Any) -> None:
         """program(rank, ranks, barrier, *arguments) on so many threads, this one among them; alone while others run."""
         link()
-        if threads == 1 or not self._busy.acquire(blocking=False):
+        crew = self._crew() if threads > 1 else None
+        if crew is None:
             program(0, 1, barrier(), *arguments)
             return
         try:
-            self._together(threads, program, arguments)
+            crew.work(threads, program, arguments)
         finally:
-            self._busy.release()
+            crew.settle()
+            self._idle.append(crew)
 
-    def _together(self, threads: int, program: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        while len(self._inboxes) < threads - 1:
-            self._hire()
+    def _crew(self) -> _Crew | None:
+        """All threads, unless somebody else has them."""
+        with suppress(IndexError):
+            return self._idle.pop()
+        if self._known() is not None:
+            return None
+        crew = _Crew()
+        self._known = weakref.ref(crew)
+        return crew
+
+
+class _Crew:
+    """Threads that wait for jobs, each at its inbox; `calls` grows when there are new ones."""
+
+    def __init__(self) -> None:
+        self._inboxes: list[SimpleQueue[Any]] = []
+        self._calls = barrier()
+        self._sent: list[None] = []
+        self._told: list[BaseException | None] = []
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        weakref.finalize(self, _dismiss, self._inboxes).atexit = False
+
+    def work(self, threads: int, program: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """See Pool.run."""
+        threads = 1 + self._hired(threads - 1)
+        told: list[BaseException | None] = []
+        bell: SimpleQueue[None] = SimpleQueue()
         meeting = barrier()
-        sent = 0
+        jobs = [(program, (rank, threads, meeting, *arguments), told, bell) for rank in range(1, threads)]
+        self._sent, self._told, self._bell = [], told, bell
         try:
-            for rank in range(1, threads):
-                self._inboxes[rank - 1].put((program, (rank, threads, meeting, *arguments)))
-                sent += 1
+            self._sent.extend(map(SimpleQueue.put, self._inboxes, jobs))
+            self._calls[0] += 1
             program(0, threads, meeting, *arguments)
         except BaseException:
             meeting[0] = RELEASED
             raise
+        self.settle()
+        faults = [fault for fault in told if fault is not None]
+        if faults:
+            self._sent = []
+            told.clear()
+            try:
+                raise faults[0]
+            finally:
+                del faults  # an error that knows of itself would keep the crew from being free
+
+    def settle(self) -> None:
+        """Wait until everybody is back, whatever comes meanwhile, and raise it then."""
+        interrupt = None
+        while len(self._told) < len(self._sent):
+            try:
+                while len(self._told) < len(self._sent):
+                    self._bell.get()
+            except BaseException as error:
+                interrupt = error
+        try:
+            if interrupt is not None:
+                raise interrupt
         finally:
-            faults = [self._done.get() for _ in range(sent)]
-        for fault in faults:
-            if fault is not None:
-                raise fault
+            del interrupt
 
-    def _hire(self) -> None:
-        inbox: SimpleQueue[Any] = SimpleQueue()
-        threading.Thread(target=_work, args=(inbox, self._done), name="switchnp", daemon=True).start()
-        self._inboxes.append(inbox)
+    def _hired(self, wanted: int) -> int:
+        """So many threads wait for a job, or fewer where the system has no more."""
+        _watch(self._calls, 0, 0)  # compiled before anybody waits for it
+        with suppress(RuntimeError):
+            while len(self._inboxes) < wanted:
+                inbox: SimpleQueue[Any] = SimpleQueue()
+                threading.Thread(target=_serve, args=(inbox, self._calls), name="switchnp", daemon=True).start()
+                self._inboxes.append(inbox)
+        return min(wanted, len(self._inboxes))
 
 
-def _work(inbox: SimpleQueue[Any], done: SimpleQueue[Any]) -> None:
+def _dismiss(inboxes: list[SimpleQueue[Any]]) -> None:
+    for inbox in inboxes:
+        inbox.put(None)
+
+
+def _serve(inbox: SimpleQueue[Any], calls: Any) -> None:
     while True:
-        program, arguments = inbox.get()
+        _watch(calls, calls[0], AWAKE)
+        job = inbox.get()
+        if job is None:
+            return
+        program, arguments, told, bell = job
         try:
             program(*arguments)
-            done.put(None)
+            told.append(None)
         except BaseException as fault:
             arguments[2][0] = RELEASED
-            done.put(fault)
-        del program, arguments
+            told.append(fault)
+        bell.put(None)
+        del job, program, arguments, told, bell
 
 
 POOL = Pool()
 
 
+def _before_fork() -> None:
+    """A lock that another thread holds while it compiles would be held in the child for ever."""
+    LINKING.acquire()
+    global_compiler_lock.acquire()
+
+
+def _after_fork() -> None:
+    global_compiler_lock.release()
+    LINKING.release()
+
+
 def _start_anew() -> None:
     global POOL
+    _after_fork()
     POOL = Pool()
 
 
-os.register_at_fork(after_in_child=_start_anew)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_start_anew)

@@ -12,7 +12,8 @@ from ..layers import capacity
 from ..tree import Tree
 from ..voices import Voices as ReadableVoices
 from . import elementary, passes, pool, step
-from .instructions import BFLOAT16, INT8
+from .instructions import BFLOAT16, INT8, SIZES
+from .matrices import ENOUGH
 from .words import Words
 
 __all__ = ["Voices"]
@@ -104,9 +105,15 @@ class _Desk:
             *places, np.ascontiguousarray(memory.line_bt), self.bias_hx, spans_b2, *heard, int(self.narrow), mask_s
         )
         own = self.table, self.params.decoder.norm_d, self.head.weight, x_bd, remembered, self._rooms(n.B)
-        pool.POOL.run(self.head.threads, step.spoken, n, *own, logits_bv)
+        pool.POOL.run(self._crew(n.B), step.spoken, n, *own, logits_bv)
         memory.said()
         return logits_bv
+
+    def _crew(self, voices: int) -> int:
+        c = self.config
+        block = 6 * c.num_heads * c.d_kv + (3 if c.is_gated_act else 2) * c.d_ff
+        numbers = voices * c.d_model * (c.num_decoder_layers * block + c.vocab_size)
+        return self.head.threads if SIZES[self.head.kind] * numbers >= 2 * ENOUGH else 1
 
     def _numbers(self, B: int, T: int) -> step.Numbers:
         c = self.config
