@@ -72,12 +72,12 @@ def test_logits_are_those_of_the_equations_and_answers_are_the_same(name, answer
         assert said[dtype]["answers"] == said["equations"]["answers"], dtype
 
 
-@pytest.mark.parametrize("name", POSSIBLE)
-def test_int8_is_the_same_on_every_processor(name, answers):
-    """Its products are exact; norms and softmax add in other orders."""
-    here, there = (np.array(answers[which]["int8"]["logits"]) for which in ("this one", name))
+def test_int8_is_the_same_on_every_processor_that_looks_in_float32(answers):
+    """Its products are exact; norms and softmax add in other orders. Who multiplies pairs of bfloat16 looks in those."""
+    alike = [np.array(said["int8"]["logits"]) for said in answers.values() if said["folds"][1] == 1]
 
-    assert np.abs(here - there).max() < 1e-4 * np.abs(here).max()
+    for other in alike[1:]:
+        assert np.abs(alike[0] - other).max() < 1e-4 * np.abs(alike[0]).max()
 
 
 @pytest.mark.parametrize("name", [name for name in POSSIBLE if name in CHOICES])
