@@ -11,15 +11,18 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_python_examples_run(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    first, second = re.findall(r"```python\n(.*?)```", README, re.S)
+    first, second, third = re.findall(r"```python\n(.*?)```", README, re.S)
+    names = {}
 
-    exec(compile(first, "README.md", "exec"), {})
+    exec(compile(first, "README.md", "exec"), names)
     said = capsys.readouterr().out.splitlines()
     exec(compile(second, "README.md", "exec"), {})
 
     assert said[0] == "trecentosessantacinque"
     assert said[-1].startswith("(1, 3, 512) ")
     assert capsys.readouterr().out.strip()
+    exec(compile(third, "README.md", "exec"), names)
+    assert capsys.readouterr().out == "dos mil veintiséis\n"
 
 
 def test_the_first_command_answers_as_shown(monkeypatch):

@@ -31,8 +31,8 @@ __all__ = ["POOL", "Pool", "barrier", "cores", "meet"]
 
 RELEASED = 1 << 62
 """So many have arrived at a meeting that nobody waits for any more."""
-PATIENCE = 60_000
-"""So many looks at a barrier, about as many nanoseconds, before a thread sleeps."""
+PATIENCE = 1_000_000
+"""So many looks at a barrier, half a millisecond or less, before a thread sleeps."""
 AWAKE = 100
 """So many times a thread looks for its next job, and gives way to others, before it sleeps: 40 microseconds."""
 
