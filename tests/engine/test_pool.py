@@ -152,6 +152,7 @@ def test_an_interrupt_before_any_line_of_the_pool_leaves_it_usable(new):
 
 
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread alone")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # one may come while garbage is collected
 def test_two_thousand_real_interrupts_at_any_time_leave_the_pool_usable():
     one, rng, caught = pool.Pool(), np.random.default_rng(0), 0
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
