@@ -543,12 +543,12 @@ def test_help_does_not_wait_for_numpy():
 )
 def test_a_damaged_numba_cache_is_made_anew(tmp_path, suffix, spoil):
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
-    run("generate", NUMBERS, "say in German: 84", env=environment)
+    run("generate", NUMBERS, "say in German: 84", "--engine", "kernels", env=environment)
     spoiled = [path for path in tmp_path.rglob(f"*{suffix}") if path.write_bytes(spoil(path.read_bytes())) is not None]
     assert spoiled
 
-    done = run("generate", NUMBERS, "say in German: 84", env=environment)
-    again = run("generate", NUMBERS, "say in German: 84", env=environment)
+    done = run("generate", NUMBERS, "say in German: 84", "--engine", "kernels", env=environment)
+    again = run("generate", NUMBERS, "say in German: 84", "--engine", "kernels", env=environment)
 
     assert done.stdout == again.stdout == "vierundachtzig\n"
     assert done.stderr.startswith("switchnp: warning: Numba's cache in ")
@@ -559,6 +559,6 @@ def test_a_damaged_numba_cache_is_made_anew(tmp_path, suffix, spoil):
 def test_a_numba_cache_that_has_no_place_is_done_without():
     environment = os.environ | {"NUMBA_CACHE_DIR": "/proc/nowhere"}
 
-    done = run("generate", NUMBERS, "say in German: 84", env=environment)
+    done = run("generate", NUMBERS, "say in German: 84", "--engine", "kernels", env=environment)
 
     assert done.stdout == "vierundachtzig\n"
