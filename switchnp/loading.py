@@ -40,6 +40,8 @@ def load(
     Raises FileError where the path cannot be read and WeightsError where the file is not a sound model.
     """
     check_choices(routing, engine or "fast")
+    if verify not in (None, True, False):
+        raise InputError(f"verify is {verify!a:.80}, expected True, False or None")
     header, _ = weights.read_header(path)
     routing = routing or header.routing
     if precision is not None:
@@ -51,6 +53,8 @@ def load(
         if dtype == "float64":
             raise InputError("dtype is 'float64', expected engine='kernels' or engine='equations' for that")
         params, header = weights.mapped(path, os.path.getsize(path) <= LARGE if verify is None else verify)
+    elif verify is False:
+        raise InputError(f"verify is False with engine={engine!r}, expected that only with engine='fast'")
     else:
         params, header = weights.read(path, dtype or "float32")
     tokenizer = Tokenizer(header.tokenizer) if header.tokenizer is not None else None

@@ -647,3 +647,11 @@ def test_every_room_can_be_reached_by_its_name():
     assert {"load", "equations", "tokenizer"} <= set(dir(switchnp))
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         _ = switchnp.lod
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"verify": "no"}, "verify is 'no'"), ({"verify": False, "engine": "kernels"}, "engine='fast'")]
+)
+def test_what_verifies_nothing_is_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        switchnp.load(ROOT / "weights/switch-numbers.h5", **settings)

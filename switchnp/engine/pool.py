@@ -27,7 +27,7 @@ from ..kernels.jit import jit
 from .instructions import I32, I64, ir
 from .linking import LINKING, link
 
-__all__ = ["POOL", "Pool", "barrier", "cores", "meet"]
+__all__ = ["POOL", "Pool", "barrier", "meet"]
 
 RELEASED = 1 << 62
 """So many have arrived at a meeting that nobody waits for any more."""
@@ -35,11 +35,6 @@ PATIENCE = 1_000_000
 """So many looks at a barrier, half a millisecond or less, before a thread sleeps."""
 AWAKE = 100
 """So many times a thread looks for its next job, and gives way to others, before it sleeps: 40 microseconds."""
-
-
-def cores() -> int:
-    """On how many processors this process may run."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def barrier() -> Any:

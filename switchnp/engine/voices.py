@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import ml_dtypes
@@ -24,14 +25,16 @@ class Voices(ReadableVoices):
 
     passes = passes
 
-    def restart(self) -> None:
-        """One voice a prompt again, and nothing said."""
+    @cached_property
+    def _heard_by(self) -> list[Any]:
+        """The memory's keys and values in each block."""
+        _, config, _, params = self._setup
+        return [passes.heard(config, p.cross, self._memory_sd) for p in params.decoder.blocks]
+
+    @cached_property
+    def _desk(self) -> _Desk | None:
         ops, config, routing, params = self._setup
-        if self._use_cache and not hasattr(self, "_heard_by"):
-            blocks = params.decoder.blocks
-            self._heard_by = [passes.heard(config, p.cross, self._memory_sd) for p in blocks]
-            self._desk = _Desk(config, routing, params, self._heard_by) if _plain(ops, config, routing) else None
-        super().restart()
+        return _Desk(config, routing, params, self._heard_by) if _plain(ops, config, routing) else None
 
     def _new_pasts(self) -> Any:
         return Words(self.row.sentences, self._heard_by)
