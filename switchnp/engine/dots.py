@@ -54,30 +54,31 @@ def _weights(b, row, kind):
 
 
 def _made(kind, inputs):
-    """y (inputs, ROWS) = x · rows, over whole steps of K."""
+    """y (inputs, N) = x · N rows, over whole steps of K; up to ROWS - 1 numbers behind the last are written too."""
 
-    @instruction(7)
-    def several(b, x, stride, row, row_stride, count, steps, y):
-        b_ = b.llvm
-        last = b_.sub(count, I64(1))
-        chosen = [b_.select(b_.icmp_signed("<", I64(r), count), I64(r), last) for r in range(ROWS)]
-        rows = [b.at(row, b_.mul(row_stride, r)) for r in chosen]
+    @instruction(8)
+    def several(b, x, stride, row, row_stride, N, steps, y, ldy):
+        b_, last = b.llvm, b.llvm.sub(N, I64(1))
 
-        def multiply(k, totals):
-            at = b.times(k, LANES * FOLDS[kind] * SIZES[kind])
-            registers = [_weights(b, b.at(each, at), kind) for each in rows]
-            for each in rows:
-                b.prefetch(b.at(each, at, b.times(row_stride, AHEAD)))
-            totals = list(totals)
+        def four(n, _):
+            chosen = [b.at(n, r) for r in range(ROWS)]
+            chosen = [b_.select(b_.icmp_signed("<", each, N), each, last) for each in chosen]
+            rows = [b.at(row, b.times(row_stride, each)) for each in chosen]
+
+            def multiply(k, totals):
+                at = b.times(k, LANES * FOLDS[kind] * SIZES[kind])
+                registers = [_weights(b, b.at(each, at), kind) for each in rows]
+                for each in rows:
+                    b.prefetch(b.at(each, at, b.times(row_stride, AHEAD)))
+                inputs_k = [b.load(b.at(x, b.times(stride, m), b.times(k, 4 * LANES)), lane(kind), LANES) for m in range(inputs)]
+                pairs = [(register, x_k) for x_k in inputs_k for register in registers]
+                return [b.dot(total, *pair, kind) for total, pair in zip(totals, pairs, strict=True)]
+
+            totals = b.loop(steps, 1, multiply, [b.zeros(lane(kind))] * (inputs * ROWS))
             for m in range(inputs):
-                x_m = b.load(b.at(x, b.times(stride, m), b.times(k, 4 * LANES)), lane(kind), LANES)
-                for r in range(ROWS):
-                    totals[m * ROWS + r] = b.dot(totals[m * ROWS + r], registers[r], x_m, kind)
-            return totals
+                b.store(b.sums(totals[m * ROWS : (m + 1) * ROWS]), b.at(y, b.times(ldy, m), b.times(n, 4)))
 
-        totals = b.loop(steps, 1, multiply, [b.zeros(lane(kind))] * (inputs * ROWS))
-        for i, total in enumerate(totals):
-            b.store(b.sum(total), b.at(y, 4 * i))
+        b.loop(N, ROWS, four)
 
     return several
 
@@ -89,27 +90,27 @@ _widened_1, _widened_4 = _made(WIDENED, 1), _made(WIDENED, 4)
 
 
 @jit()
-def _one(kind, x, stride, row, row_stride, count, steps, y):
+def _one(kind, x, stride, row, row_stride, N, steps, y, ldy):
     if kind == FLOAT32:
-        _float32_1(x, stride, row, row_stride, count, steps, y)
+        _float32_1(x, stride, row, row_stride, N, steps, y, ldy)
     elif kind == BFLOAT16:
-        _bfloat16_1(x, stride, row, row_stride, count, steps, y)
+        _bfloat16_1(x, stride, row, row_stride, N, steps, y, ldy)
     elif kind == WIDENED:
-        _widened_1(x, stride, row, row_stride, count, steps, y)
+        _widened_1(x, stride, row, row_stride, N, steps, y, ldy)
     else:
-        _int8_1(x, stride, row, row_stride, count, steps, y)
+        _int8_1(x, stride, row, row_stride, N, steps, y, ldy)
 
 
 @jit()
-def _four(kind, x, stride, row, row_stride, count, steps, y):
+def _four(kind, x, stride, row, row_stride, N, steps, y, ldy):
     if kind == FLOAT32:
-        _float32_4(x, stride, row, row_stride, count, steps, y)
+        _float32_4(x, stride, row, row_stride, N, steps, y, ldy)
     elif kind == BFLOAT16:
-        _bfloat16_4(x, stride, row, row_stride, count, steps, y)
+        _bfloat16_4(x, stride, row, row_stride, N, steps, y, ldy)
     elif kind == WIDENED:
-        _widened_4(x, stride, row, row_stride, count, steps, y)
+        _widened_4(x, stride, row, row_stride, N, steps, y, ldy)
     else:
-        _int8_4(x, stride, row, row_stride, count, steps, y)
+        _int8_4(x, stride, row, row_stride, N, steps, y, ldy)
 
 
 @linked(int, Operand, Weight, int, int, int, int)
@@ -157,20 +158,15 @@ def _by_rows(kind, operand, weight, v0, v1, y, ldy):
 @jit()
 def _block(kind, inputs, x, x_stride, row, stride, N, length, sums):
     """sums (inputs, BLOCK) = x · N rows."""
-    whole = length // (LANES * FOLDS[kind])
-    few = np.empty(4 * ROWS, np.int32)
-    sums_n = int32s(sums, 4 * BLOCK)
-    for n in range(0, N, ROWS):
-        count, at = min(ROWS, N - n), row + n * stride
-        if inputs == 1:
-            _one(kind, x, x_stride, at, stride, count, whole, address_of(few))
-        else:
-            _four(kind, x, x_stride, at, stride, count, whole, address_of(few))
-        for m in range(inputs):
-            for r in range(count):
-                i = m * BLOCK + n + r
-                sums_n[i] = few[m * ROWS + r]
-                _end(kind, x + m * x_stride, at + r * stride, whole * LANES * FOLDS[kind], length, address_of(sums_n) + 4 * i)
+    steps = length // (LANES * FOLDS[kind])
+    if inputs == 1:
+        _one(kind, x, x_stride, row, stride, N, steps, sums, 4 * BLOCK)
+    else:
+        _four(kind, x, x_stride, row, stride, N, steps, sums, 4 * BLOCK)
+    whole = steps * LANES * FOLDS[kind]
+    for m in range(inputs if whole < length else 0):
+        for n in range(N):
+            _end(kind, x + m * x_stride, row + n * stride, whole, length, sums + 4 * (m * BLOCK + n))
 
 
 @jit()

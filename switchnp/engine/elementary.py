@@ -8,10 +8,9 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from ..kernels.jit import jit
-from .instructions import F32, I32, LANES, ROUND, address_of, floats, instruction, uint16s
-from .weight import from_bfloat16
+from .instructions import F32, I32, LANES, ROUND, address_of, floats, instruction
 
-__all__ = ["ACTIVATIONS", "HIDDEN", "RELU", "activated", "dot", "exp", "narrow_dot", "softened"]
+__all__ = ["ACTIVATIONS", "HIDDEN", "RELU", "activated", "dot", "exp", "softened"]
 
 HIDDEN = np.float32(-3e38)
 """The score of what must not be seen."""
@@ -46,15 +45,6 @@ def exp(x):
     y = y * r + _SERIES[1]
     y = y * r + _SERIES[0]
     return y * _as_float((np.int32(n) + np.int32(127)) << np.int32(23))
-
-
-@jit(fastmath={"reassoc", "contract"})
-def narrow_dot(q_k, keys):
-    """The same with the bfloat16 at an address."""
-    total, bits_k = np.float32(0), uint16s(keys, len(q_k))
-    for k in range(len(q_k)):
-        total += q_k[k] * from_bfloat16(bits_k[k])
-    return total
 
 
 @jit(fastmath={"reassoc", "contract"})

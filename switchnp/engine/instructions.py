@@ -219,6 +219,18 @@ class Builder:
         values = [ir.Constant(F32, 0.0), vector] if whole else [vector]
         return self.llvm.call(function, values, fastmath=("reassoc",) if whole else ())
 
+    def sums(self, four):
+        """The sum of each of four vectors, side by side in one."""
+        count, add = four[0].type.count, self.llvm.fadd if four[0].type.element == F32 else self.llvm.add
+        quads = range(0, count, 4)
+        zipped = [[i + lane + side for i in quads for lane in pair for side in (0, count)] for pair in ((0, 1), (2, 3))]
+        joined = [[i + lane + side for i in quads for side in (0, count) for lane in pair] for pair in ((0, 1), (2, 3))]
+        ab, cd = (add(*(self.shuffle(*pair, lanes) for lanes in zipped)) for pair in (four[:2], four[2:]))
+        total = add(*(self.shuffle(ab, cd, lanes) for lanes in joined))
+        while (half := total.type.count // 2) >= 4:
+            total = add(*(self.shuffle(total, total, list(lanes)) for lanes in (range(half), range(half, 2 * half))))
+        return total
+
     def prefetch(self, address):
         kinds = [I8.as_pointer(), I32, I32, I32]
         function = cgutils.get_or_insert_function(self.llvm.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")

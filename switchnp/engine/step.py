@@ -12,14 +12,14 @@ import numpy as np
 from ..kernels.jit import jit
 from .blocks import normed
 from .dots import dotted
-from .elementary import HIDDEN, dot, narrow_dot, softened
+from .elementary import HIDDEN, dot
 from .experts import has_zeros, hidden
-from .instructions import BLOCK, LANES, address_of, floats, int64s, keep, uint16s
-from .linking import linked
+from .instructions import BLOCK, FLOAT32, LANES, SIZES, address_of, floats, keep
 from .operands import SPAN, operand_of, prepare, some_rows
 from .pool import meet
 from .products import multiply, share
-from .weight import Weight, expert, from_bfloat16
+from .recall import recalled
+from .weight import Weight, expert
 
 __all__ = ["STRETCHES", "Memory", "Numbers", "Rooms", "spoken", "unit_of"]
 
@@ -32,14 +32,14 @@ STRETCHES = 8
 Numbers = namedtuple("Numbers", "kind B D F H K E V T S gated activation eps tied")
 """B voices with T words behind them, S words of the memory; the rest is the Config's."""
 
-Memory = namedtuple("Memory", "keys values moments rows line_bt bias_hx spans_b2 heard_keys heard_values narrow mask_s")
+Memory = namedtuple("Memory", "place_m2 line_bt bias_hx spans_b2 heard_keys heard_values heard_kind mask_s")
 """What the voices remember.
 
-keys, values    addresses of (blocks, moments, rows, H K)
+place_m2        where each moment's rows lie, and how many bytes further those of the next block; keys of a row, then its values
 line_bt         in which row of its moment each word of each voice lies
 bias_hx         what each head adds for a word x places back
 spans_b2        which words of the memory each voice looks at
-heard_keys      address of (blocks, H, S, K); so heard_values; bfloat16 where `narrow`, else float32
+heard_keys      address of (blocks, H, S, K), bfloat16 where `heard_kind` is WIDENED, else float32; so heard_values
 mask_s          false where a word of the memory must not be looked at
 """
 
@@ -124,22 +124,21 @@ def _self(n, row, block, own, x_bd, n_bd, memory, rooms, room):
     """What each head of this thread finds in its voice's own words; the newest is written down first."""
     N, c0, c1 = n.H * n.K, own[0] * n.K, own[1] * n.K
     heard = _listening(n, x_bd, row[NORM], n_bd, np.float32(1), room)
-    layer = 4 * block * memory.moments * memory.rows * N
-    newest = layer + 4 * n.T * memory.rows * N
+    newest = memory.place_m2[n.T, 0] + block * memory.place_m2[n.T, 1]
     multiply(n.kind, heard, _matrix(row, WQ, N), 0, n.D, c0, c1, 0, 0, address_of(rooms.q_bn), N)
-    multiply(n.kind, heard, _matrix(row, WK, N), 0, n.D, c0, c1, 0, 0, memory.keys + newest, N)
-    multiply(n.kind, heard, _matrix(row, WV, N), 0, n.D, c0, c1, 0, 0, memory.values + newest, N)
+    multiply(n.kind, heard, _matrix(row, WK, N), 0, n.D, c0, c1, 0, 0, newest, 2 * N)
+    multiply(n.kind, heard, _matrix(row, WV, N), 0, n.D, c0, c1, 0, 0, newest + 4 * N, 2 * N)
     place_s, bias_s = np.empty(n.T + 1, np.int64), np.zeros(n.T + LANES, np.float32)
     for b in range(n.B):
         for s in range(n.T):
-            place_s[s] = layer + 4 * (s * memory.rows + memory.line_bt[b, s]) * N
-        place_s[n.T] = newest + 4 * b * N
+            place_s[s] = memory.place_m2[s, 0] + block * memory.place_m2[s, 1] + 8 * memory.line_bt[b, s] * N
+        place_s[n.T] = newest + 8 * b * N
         for h in range(own[0], own[1]):
             for s in range(n.T + 1 if row[BIASED] else 0):
                 bias_s[s] = memory.bias_hx[h, n.T - s]
-            at, q = 4 * h * n.K, 4 * (b * N + h * n.K)
-            keys, values, places, bias = memory.keys + at, memory.values + at, address_of(place_s), address_of(bias_s)
-            _looked(address_of(rooms.q_bn) + q, n.K, n.T + 1, places, keys, values, bias, 0, address_of(rooms.o_bn) + q)
+            keys, q, places, bias = 4 * h * n.K, 4 * (b * N + h * n.K), address_of(place_s), address_of(bias_s)
+            o = address_of(rooms.o_bn) + q
+            recalled(FLOAT32, address_of(rooms.q_bn) + q, n.K, n.T + 1, places, keys, keys + 4 * N, bias, o)
 
 
 @jit()
@@ -149,7 +148,7 @@ def _cross(n, row, block, own, x_bd, n_bd, memory, rooms, room):
     heard = _listening(n, x_bd, row[CROSS_NORM], n_bd, np.float32(1), room)
     multiply(n.kind, heard, _matrix(row, CROSS_WQ, N), 0, n.D, c0, c1, 0, 0, address_of(rooms.q_bn), N)
     place_s, bias_s = np.empty(n.S, np.int64), np.empty(n.S + LANES, np.float32)
-    size = 2 if memory.narrow else 4
+    kind, size = memory.heard_kind, SIZES[memory.heard_kind]
     for s in range(n.S):
         place_s[s] = size * s * n.K
     for b in range(n.B):
@@ -159,30 +158,7 @@ def _cross(n, row, block, own, x_bd, n_bd, memory, rooms, room):
         for h in range(own[0], own[1]):
             at, q = size * ((block * n.H + h) * n.S + s0) * n.K, 4 * (b * N + h * n.K)
             keys, values, places, bias = memory.heard_keys + at, memory.heard_values + at, address_of(place_s), address_of(bias_s)
-            _looked(
-                address_of(rooms.q_bn) + q, n.K, s1 - s0, places, keys, values, bias, memory.narrow, address_of(rooms.o_bn) + q
-            )
-
-
-@linked(int, int, int, int, int, int, int, int, int)
-def _looked(q, K, S, places, keys, values, bias, narrow, o):
-    """o (K) = the values of S words, whose `places` are counted from keys and values, in proportion to how q meets their keys."""
-    q_k, o_k, place_s = floats(q, K), floats(o, K), int64s(places, S)
-    weight_s = np.empty(S + LANES, np.float32)
-    for s in range(S):
-        weight_s[s] = narrow_dot(q_k, keys + place_s[s]) if narrow else dot(q_k, floats(keys + place_s[s], K))
-    total = softened(address_of(weight_s), bias, S)
-    o_k[:] = 0
-    for s in range(S):
-        weight = weight_s[s] / total
-        if narrow:
-            bits_k = uint16s(values + place_s[s], K)
-            for k in range(K):
-                o_k[k] += weight * from_bfloat16(bits_k[k])
-        else:
-            v_k = floats(values + place_s[s], K)
-            for k in range(K):
-                o_k[k] += weight * v_k[k]
+            recalled(kind, address_of(rooms.q_bn) + q, n.K, s1 - s0, places, keys, values, bias, address_of(rooms.o_bn) + q)
 
 
 @jit()

@@ -13,7 +13,7 @@ from ..layers import capacity
 from ..tree import Tree
 from ..voices import Voices as ReadableVoices
 from . import elementary, passes, pool, step
-from .instructions import BFLOAT16, INT8, SIZES
+from .instructions import BFLOAT16, FLOAT32, INT8, SIZES, WIDENED
 from .matrices import ENOUGH
 from .words import Words
 
@@ -86,8 +86,8 @@ class _Desk:
         self.head = params.embedding_vd if config.tie_word_embeddings else params.head_vd
         self.S = len(heard[0][0])
         # one head after the other, so that each is read in one line
-        self.narrow = self.head.kind in (BFLOAT16, INT8)
-        dtype = ml_dtypes.bfloat16 if self.narrow else np.float32
+        self.heard_kind = WIDENED if self.head.kind in (BFLOAT16, INT8) else FLOAT32
+        dtype = ml_dtypes.bfloat16 if self.heard_kind == WIDENED else np.float32
         self.memory = [
             np.stack([each[i].reshape(self.S, H, config.d_kv).transpose(1, 0, 2) for each in heard]).astype(dtype, order="C")
             for i in range(2)
@@ -102,11 +102,9 @@ class _Desk:
         self._know_distances(T + 1)
         n = self._numbers(len(x_bd), T)
         logits_bv = np.empty((n.B, n.V), np.float32)
-        places = memory.keys.ctypes.data, memory.values.ctypes.data, memory.keys.shape[1], memory.keys.shape[2]
-        heard = self.memory[0].ctypes.data, self.memory[1].ctypes.data
-        remembered = step.Memory(
-            *places, np.ascontiguousarray(memory.line_bt), self.bias_hx, spans_b2, *heard, int(self.narrow), mask_s
-        )
+        heard = self.memory[0].ctypes.data, self.memory[1].ctypes.data, self.heard_kind
+        lines = memory.place_m2, np.ascontiguousarray(memory.line_bt)
+        remembered = step.Memory(*lines, self.bias_hx, spans_b2, *heard, mask_s)
         own = self.table, self.params.decoder.norm_d, self.head.weight, x_bd, remembered, self._rooms(n.B)
         pool.POOL.run(self._crew(n.B), step.spoken, n, *own, logits_bv)
         memory.said()
