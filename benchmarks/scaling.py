@@ -39,7 +39,7 @@ def sweep(config, metrics, options):
         contenders, notes = line_up(folder / "model.h5", options.against, options.python, folder)
         contenders = [contender for contender in contenders if contender.dtype in options.dtypes]
         reader = Reader(1 << 29, options.threads)
-        alone = {PLAIN: (READ, lambda: reader.seconds() / reader.size)}
+        alone = {PLAIN: (READ, metrics[0], lambda: reader.seconds() / reader.size)}
         figures = race(contenders, metrics, options.threads, options.rounds, alone)
     for note in [*notes, *figures.notes]:
         print(note, file=sys.stderr)

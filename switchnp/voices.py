@@ -36,6 +36,10 @@ class Voices:
         """The engine's own."""
         return self._setup[0].log_softmax
 
+    def logprobs(self, logits_bv, word_b):
+        """The logarithm of the probability of one word of each voice, (B,)."""
+        return np.take_along_axis(self.log_softmax(logits_bv), word_b[:, None], axis=1)[:, 0]
+
     def _new_pasts(self):
         return layers.new_pasts(self._setup[1])
 

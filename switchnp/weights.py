@@ -12,6 +12,7 @@ import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -94,6 +95,7 @@ def mapped(path: str | os.PathLike[str], verify: bool = False) -> tuple[Tree, He
             _verify(file, arrays)
         with readable(file.name):
             whole = mmap.mmap(file.descriptor, file.size, access=mmap.ACCESS_READ)
+            _wish_large_pages(whole)
     leaves = {stored.path: _view(whole, stored) for stored in arrays}
     return Tree.of(leaves), header
 
@@ -244,6 +246,12 @@ def _verify(file: Opened, arrays: Iterable[Stored]) -> None:
     with ThreadPoolExecutor(WORKERS) as pool:
         for _ in pool.map(lambda stored: sum(0 for _ in _values(file, stored)), arrays):
             pass
+
+
+def _wish_large_pages(whole: mmap.mmap) -> None:
+    """Ask for pages of 2 MB where the system reads the file: it comes in larger pieces, and its addresses are found faster."""
+    with suppress(AttributeError, OSError):
+        whole.madvise(mmap.MADV_HUGEPAGE)
 
 
 def _view(whole: mmap.mmap, stored: Stored) -> np.ndarray[Any, Any]:

@@ -71,7 +71,7 @@ def _measure(report: Report, contenders: list[Contender], groups: tuple[str, ...
         return
     sizes = {each.name: step_bytes(_config(report), each.dtype, zeros) for each in contenders if each.library == "switchnp"}
     reader = Reader(max(sizes.values()), threads)
-    alone = {PLAIN: (READ, lambda: reader.seconds() / reader.size)}
+    alone = {PLAIN: (READ, DECODE, lambda: reader.seconds() / reader.size)}
     raced = list(dict.fromkeys([*metrics, DECODE]))
     figures = race(contenders, raced, threads, report.rounds, alone)
     _add_reading(figures, sizes)

@@ -44,8 +44,8 @@ class Figures:
             self.notes.append(sentence)
 
 
-Alone = Mapping[str, tuple[Metric, Callable[[], float]]]
-"""Things measured in this process that take their turns too, by name."""
+Alone = Mapping[str, tuple[Metric, Metric, Callable[[], float]]]
+"""Things measured in this process, by name: as which metric, and beside the turns of which one."""
 
 
 def race(
@@ -65,8 +65,9 @@ def race(
                     if n and value is not None:
                         figures.add(metric, each.contender.name, value)
                     progress.update()
-            for name, (metric, measured) in (alone or {}).items() if n else ():
-                figures.add(metric, name, measured())
+                for name, (shown, beside, measured) in (alone or {}).items():
+                    if n and beside is metric:
+                        figures.add(shown, name, measured())
     return figures
 
 

@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 from ..kernels.jit import jit
 from .instructions import F32, I32, LANES, ROUND, address_of, floats, instruction
 
-__all__ = ["ACTIVATIONS", "HIDDEN", "RELU", "activated", "dot", "exp", "softened"]
+__all__ = ["ACTIVATIONS", "HIDDEN", "RELU", "activated", "dot", "exp", "log_total", "softened"]
 
 HIDDEN = np.float32(-3e38)
 """The score of what must not be seen."""
@@ -76,8 +76,8 @@ def _exp(b, x):
 
 
 @instruction(4)
-def _soften(b, score, bias, count, total):
-    """score = e^(score + bias - the highest), and their sum at `total`; count is whole registers."""
+def _soften(b, score, bias, count, found):
+    """score = e^(score + bias - the highest); their sum and the highest at `found`; count is whole registers."""
     b_ = b.llvm
 
     def raise_top(s, carried):
@@ -87,10 +87,8 @@ def _soften(b, score, bias, count, total):
         return [b_.select(b_.fcmp_ordered(">", value, carried[0]), value, carried[0])]
 
     (tops,) = b.loop(count, LANES, raise_top, [b.splat(ir.Constant(F32, float(HIDDEN)))])
-    top = b.extract(tops, 0)
-    for lane in range(1, LANES):
-        other = b.extract(tops, lane)
-        top = b_.select(b_.fcmp_ordered(">", other, top), other, top)
+    top = b.largest(tops)
+    b.store(top, b.at(found, 4))
     top = b.splat(top)
 
     def lift(s, carried):
@@ -100,7 +98,7 @@ def _soften(b, score, bias, count, total):
         return [b_.fadd(carried[0], value)]
 
     (totals,) = b.loop(count, LANES, lift, [b.zeros(F32)])
-    b.store(b.sum(totals), total)
+    b.store(b.sum(totals), found)
 
 
 @jit()
@@ -109,11 +107,23 @@ def softened(score, bias, S):
 
     Behind the scores, up to a whole number of BLOCKs, is room; behind the biases something to read.
     """
+    return _softened(score, bias, S)[0]
+
+
+@jit()
+def log_total(score, bias, S):
+    """log sum e^(score + bias) of S scores at an address, which become what `softened` makes of them."""
+    total, top = _softened(score, bias, S)
+    return top + np.float32(np.log(total))
+
+
+@jit()
+def _softened(score, bias, S):
     count = (S + LANES - 1) // LANES * LANES
     floats(score, count)[S:] = -np.inf
-    total = np.empty(1, np.float32)
-    _soften(score, bias, count, address_of(total))
-    return total[0]
+    found = np.empty(2, np.float32)
+    _soften(score, bias, count, address_of(found))
+    return found[0], found[1]
 
 
 @jit(fastmath={"contract", "nsz"})

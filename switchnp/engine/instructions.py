@@ -219,6 +219,14 @@ class Builder:
         values = [ir.Constant(F32, 0.0), vector] if whole else [vector]
         return self.llvm.call(function, values, fastmath=("reassoc",) if whole else ())
 
+    def largest(self, vector):
+        """The largest of all lanes."""
+        found = self.extract(vector, 0)
+        for lane in range(1, vector.type.count):
+            other = self.extract(vector, lane)
+            found = self.llvm.select(self.llvm.fcmp_ordered(">", other, found), other, found)
+        return found
+
     def sums(self, four):
         """The sum of each of four vectors, side by side in one."""
         count, add = four[0].type.count, self.llvm.fadd if four[0].type.element == F32 else self.llvm.add

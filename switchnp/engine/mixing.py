@@ -5,11 +5,11 @@ import numpy as np
 from ..kernels.experts import sorted_by_expert
 from ..kernels.jit import jit
 from . import blocks, pool
-from .elementary import ACTIVATIONS, dot, softened
-from .instructions import BLOCK, INT8, address_of
+from .elementary import ACTIVATIONS, dot, log_total
+from .instructions import BLOCK, INT8, address_of, keep
 from .rooms import operand_room, room
 
-__all__ = ["embed", "gated_mixture", "head", "log_softmax", "mixture", "router_logits", "unembed"]
+__all__ = ["embed", "gated_mixture", "head", "log_softmax", "logprobs", "mixture", "router_logits", "unembed"]
 
 
 def embed(ids_t, table_vd):
@@ -51,18 +51,40 @@ def log_softmax(h_te):
     return _log_softmax(np.ascontiguousarray(h_te, np.float32))
 
 
+def logprobs(logits_bv, word_b):
+    """The logarithm of the probability of one word of each row."""
+    return _logprobs(np.ascontiguousarray(logits_bv, np.float32), np.asarray(word_b, np.int64))
+
+
 @jit()
 def _log_softmax(h_te):
     T, E = h_te.shape
-    y_te, line = np.empty_like(h_te), np.empty(E + BLOCK, np.float32)
-    nought = np.zeros(E + BLOCK, np.float32)
+    y_te = np.empty_like(h_te)
+    line, nought = np.empty(E + BLOCK, np.float32), np.zeros(E + BLOCK, np.float32)
     for t in range(T):
-        line[:E] = h_te[t]
-        total = softened(address_of(line), address_of(nought), E)
-        level = h_te[t].max() + np.log(total)
+        level = _level(h_te[t], line, nought)
         for e in range(E):
             y_te[t, e] = h_te[t, e] - level
     return y_te
+
+
+@jit()
+def _logprobs(logits_bv, word_b):
+    B, V = logits_bv.shape
+    logprob_b = np.empty(B, np.float32)
+    line, nought = np.empty(V + BLOCK, np.float32), np.zeros(V + BLOCK, np.float32)
+    for b in range(B):
+        logprob_b[b] = logits_bv[b, word_b[b]] - _level(logits_bv[b], line, nought)
+    return logprob_b
+
+
+@jit()
+def _level(h_e, line, nought):
+    line[: len(h_e)] = h_e
+    level = log_total(address_of(line), address_of(nought), len(h_e))
+    keep(line)
+    keep(nought)
+    return level
 
 
 @jit()

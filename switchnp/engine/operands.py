@@ -9,9 +9,26 @@ away afterwards. The portable way does the same sums in float32, which is exact:
 from collections import namedtuple
 
 import numpy as np
+from llvmlite import ir
 
 from ..kernels.jit import jit
-from .instructions import BFLOAT16, FOLDS, INT8, ROUND, floats, int8s, int32s, uint16s
+from .instructions import (
+    BFLOAT16,
+    F32,
+    FOLDS,
+    I8,
+    I32,
+    INT8,
+    LANES,
+    ROUND,
+    address_of,
+    floats,
+    instruction,
+    int8s,
+    int32s,
+    keep,
+    uint16s,
+)
 from .linking import linked
 from .weight import bits_of, from_bfloat16
 
@@ -82,24 +99,56 @@ def rounded(bits_k, y_k):
         y_k[-1] = 0
 
 
-@jit(fastmath={"nsz", "nnan"})
+@instruction(3)
+def _largest(b, x, count, found):
+    """The largest size of `count` numbers, whole registers of them."""
+    b_, positive = b.llvm, b.splat(I32(0x7FFFFFFF))
+
+    def larger(k, carried):
+        bits = b_.and_(b.load(b.at(x, b.times(k, 4)), I32, LANES), positive)
+        size = b_.bitcast(bits, carried[0].type)
+        return [b_.select(b_.fcmp_ordered(">", size, carried[0]), size, carried[0])]
+
+    (sizes,) = b.loop(count, LANES, larger, [b.zeros(F32)])
+    b.store(b.largest(sizes), found)
+
+
+@instruction(5)
+def _whole(b, x, count, steps, y, total):
+    """Numbers times `steps` to the nearest whole ones, as weights want them, and their sum; whole registers."""
+    b_, steps = b.llvm, b.splat(b.load(steps, F32))
+    rounding, zero = b.splat(ir.Constant(F32, float(ROUND))), b.splat(I32(int(ROUND.view(np.int32))))
+    kind = ir.VectorType(I8 if FOLDS[INT8] == 4 else F32, LANES)
+
+    def nearest(k, carried):
+        rounded = b_.fadd(b_.fmul(b.load(b.at(x, b.times(k, 4)), F32, LANES), steps), rounding)
+        whole = b_.sub(b_.bitcast(rounded, zero.type), zero)
+        b.store(b_.trunc(whole, kind) if FOLDS[INT8] == 4 else b_.sitofp(whole, kind), b.at(y, b.times(k, 4 // FOLDS[INT8])))
+        return [b_.add(carried[0], whole)]
+
+    (totals,) = b.loop(count, LANES, nearest, [b.zeros(I32)])
+    b.store(b.sum(totals), total)
+
+
+@jit()
 def _quantized(x_k, span, scale_s, sum_s, y_k):
+    found = np.empty(2, np.float32)
     for s in range(len(scale_s)):
         start, stop = s * span, min((s + 1) * span, len(x_k))
-        largest = np.float32(0)
-        for k in range(start, stop):
-            size = abs(x_k[k])
-            largest = size if size > largest else largest
-        scale_s[s] = largest / np.float32(127)
-        steps = np.float32(127) / largest if largest > 0 else np.float32(0)
-        total = np.int32(0)
-        for k in range(start, stop):
-            whole = bits_of(x_k[k] * steps + ROUND) - bits_of(ROUND)
+        count = (stop - start) // LANES * LANES
+        x, y, total = address_of(x_k) + 4 * start, address_of(y_k) + 4 // FOLDS[INT8] * start, address_of(sum_s) + 4 * s
+        _largest(x, count, address_of(found))
+        for k in range(start + count, stop):
+            found[0] = max(found[0], abs(x_k[k]))
+        scale_s[s] = found[0] / np.float32(127)
+        found[1] = np.float32(127) / found[0] if found[0] > 0 else np.float32(0)
+        _whole(x, count, address_of(found) + 4, y, total)
+        for k in range(start + count, stop):
+            whole = bits_of(x_k[k] * found[1] + ROUND) - bits_of(ROUND)
             y_k[k] = whole
-            total += whole
-        sum_s[s] = total
-    for k in range(len(x_k), len(y_k)):
-        y_k[k] = 0
+            sum_s[s] += whole
+    keep(found)
+    y_k[len(x_k) :] = 0
 
 
 @jit()

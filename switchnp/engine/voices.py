@@ -12,7 +12,7 @@ from ..config import ACTIVATIONS
 from ..layers import capacity
 from ..tree import Tree
 from ..voices import Voices as ReadableVoices
-from . import elementary, passes, pool, step
+from . import elementary, mixing, passes, pool, step
 from .instructions import BFLOAT16, FLOAT32, INT8, SIZES, WIDENED
 from .matrices import ENOUGH
 from .words import Words
@@ -45,6 +45,10 @@ class Voices(ReadableVoices):
 
     def _keep_pasts(self, voices: Any) -> None:
         self._pasts.keep(voices)
+
+    def logprobs(self, logits_bv: Any, word_b: Any) -> Any:
+        """The logarithm of the probability of one word of each voice, (B,)."""
+        return mixing.logprobs(logits_bv, word_b)
 
     def next_logits(self, ids_bt: Any) -> Any:
         """How well each word would come next in each answer, (B, V)."""

@@ -18,7 +18,7 @@ def one_by_one(voices, task, streams=None):
     for _ in range(task.config.max_new_tokens):
         logits_bv = voices.next_logits(ids_bt)
         word_b = _next_words(task, ids_bt, logits_bv, [streams[b] for b in number_b] if streams else None)
-        logprob_b = np.take_along_axis(voices.log_softmax(logits_bv), word_b[:, None], axis=1)[:, 0]
+        logprob_b = voices.logprobs(logits_bv, word_b)
         for b, word, logprob in zip(number_b, word_b.tolist(), logprob_b.tolist(), strict=True):
             said[b].append(word)
             logprobs[b].append(logprob)

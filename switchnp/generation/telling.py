@@ -20,7 +20,7 @@ def told(voices, start_t, answers):
         voices.keep(np.flatnonzero(going_b))
         ids_bt, number_b = ids_bt[going_b], number_b[going_b]
         word_b = np.array([answers[b][t] for b in number_b])
-        logprob_b = np.take_along_axis(voices.log_softmax(voices.next_logits(ids_bt)), word_b[:, None], axis=1)[:, 0]
+        logprob_b = voices.logprobs(voices.next_logits(ids_bt), word_b)
         for b, logprob in zip(number_b, logprob_b.tolist(), strict=True):
             logprobs[b].append(logprob)
         ids_bt = np.column_stack([ids_bt, word_b])
