@@ -74,10 +74,21 @@ def _self_attention(config, p, x_td, sight, past=None):
     k_td, v_td = (room(name, *q_td.shape) for name in "kv")
     wo, H = p.wo_hkd, config.num_heads
     own = p.wq_dhk.kind, x_td, p.norm_d, config.layer_norm_epsilon, p.wq_dhk.weight, p.wk_dhk.weight, p.wv_dhk.weight
-    pool.POOL.run(wo.crew(len(x_td)), blocks.asked, *own, n_td, q_td, k_td, v_td, bytes_)
+    pool.POOL.run(p.wq_dhk.crew(len(x_td)), blocks.asked, *own, n_td, q_td, k_td, v_td, bytes_)
     keys, values = (k_td, v_td) if past is None else past(k_td, v_td)
     pool.POOL.run(
-        wo.crew(len(x_td), _looks(sight, q_td)), blocks.home, wo.kind, x_td, q_td, keys, values, sight, H, o_td, wo.weight, bytes_
+        p.wq_dhk.crew(len(x_td), _looks(sight, q_td)),
+        blocks.home,
+        wo.kind,
+        x_td,
+        q_td,
+        keys,
+        values,
+        sight,
+        H,
+        o_td,
+        wo.weight,
+        bytes_,
     )
 
 

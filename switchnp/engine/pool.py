@@ -9,6 +9,7 @@ the same call of a built-in function, all that waits can be done again, and a cr
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import weakref
@@ -33,7 +34,7 @@ RELEASED = 1 << 62
 """So many have arrived at a meeting that nobody waits for any more."""
 PATIENCE = 1_000_000
 """So many looks at a barrier, half a millisecond or less, before a thread sleeps."""
-AWAKE = 100
+AWAKE = 2500
 """So many times a thread looks for its next job, and gives way to others, before it sleeps: 40 microseconds."""
 
 
@@ -99,6 +100,14 @@ def meet(barrier, ranks):
 
 
 @jit()
+def _look_out(number, target):
+    """Wait awake, but not for long, until a number is `target`."""
+    for _ in range(PATIENCE):
+        if _arrived(number) >= target:
+            return
+
+
+@jit()
 def _watch(number, seen, turns):
     """Wait awake, but not for long, until a number is no longer `seen`."""
     for _ in range(turns):
@@ -154,13 +163,14 @@ class _Crew:
         threads = 1 + self._hired(threads - 1)
         told: list[BaseException | None] = []
         bell: SimpleQueue[None] = SimpleQueue()
-        meeting = barrier()
-        jobs = [(program, (rank, threads, meeting, *arguments), told, bell) for rank in range(1, threads)]
+        meeting, back, taken = barrier(), barrier(), [_processor()]
+        jobs = [(program, (rank, threads, meeting, *arguments), taken, told, back, bell) for rank in range(1, threads)]
         self._sent, self._told, self._bell = [], told, bell
         try:
             self._sent.extend(map(SimpleQueue.put, self._inboxes, jobs))
             self._calls[0] += 1
             program(0, threads, meeting, *arguments)
+            _look_out(back, threads - 1)
         except BaseException:
             meeting[0] = RELEASED
             raise
@@ -192,6 +202,7 @@ class _Crew:
     def _hired(self, wanted: int) -> int:
         """So many threads wait for a job, or fewer where the system has no more."""
         _watch(self._calls, 0, 0)  # compiled before anybody waits for it
+        _look_out(self._calls, 0)
         with suppress(RuntimeError):
             while len(self._inboxes) < wanted:
                 inbox: SimpleQueue[Any] = SimpleQueue()
@@ -205,23 +216,43 @@ def _dismiss(inboxes: list[SimpleQueue[Any]]) -> None:
         inbox.put(None)
 
 
+def _processor() -> int:
+    """The number of the processor that this thread runs on; -1 where the system does not say."""
+    return _SCHED_GETCPU()
+
+
+def _part(taken: list[int]) -> None:
+    """Leave a processor that another thread of the crew has while there is another: the system takes its time to see it."""
+    if (here := _processor()) >= 0 and here in taken:
+        with suppress(OSError):
+            allowed = os.sched_getaffinity(0)
+            if free := allowed.difference(taken):
+                os.sched_setaffinity(0, free)
+                os.sched_setaffinity(0, allowed)
+                here = _processor()
+    taken.append(here)
+
+
 def _serve(inbox: SimpleQueue[Any], calls: Any) -> None:
     while True:
         _watch(calls, calls[0], AWAKE)
         job = inbox.get()
         if job is None:
             return
-        program, arguments, told, bell = job
+        program, arguments, taken, told, back, bell = job
         try:
+            _part(taken)
             program(*arguments)
             told.append(None)
         except BaseException as fault:
             arguments[2][0] = RELEASED
             told.append(fault)
+        back[0] += 1
         bell.put(None)
-        del job, program, arguments, told, bell
+        del job, program, arguments, taken, told, back, bell
 
 
+_SCHED_GETCPU: Callable[[], int] = getattr(ctypes.CDLL(None), "sched_getcpu", lambda: -1)
 POOL = Pool()
 
 
