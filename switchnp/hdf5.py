@@ -35,6 +35,7 @@ NOWHERE = 2**64 - 1
 LAYOUTS = {h5d.COMPACT: "compact", h5d.CHUNKED: "chunked", h5d.VIRTUAL: "virtual"}
 _LIBRARY = threading.RLock()
 """One thread at a time has a file open: h5py, closing one, looks through the objects of all."""
+os.register_at_fork(before=_LIBRARY.acquire, after_in_parent=_LIBRARY.release, after_in_child=_LIBRARY.release)
 FOREIGN = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError, MemoryError)
 
 

@@ -84,8 +84,8 @@ class SwitchTransformer:
         check_fit(self.routing, self._weights, self.engine)
         if tokenizer is not None:
             weights.check_vocabulary(tokenizer, config)
-        self.config = config
-        self.tokenizer = tokenizer
+        self.config, self.tokenizer = config, tokenizer
+        self._weights.make_ready(self.engine)
         self.provenance = dict(provenance or {})
         self.generation = GenerationConfig() if generation is None else generation
 
@@ -97,6 +97,7 @@ class SwitchTransformer:
     @params.setter
     def params(self, params: Tree) -> None:
         self._weights = Weights(self.config, params, self._weights.dtype, self._weights.threads)
+        self._weights.make_ready(self.engine)
 
     @property
     def _setup(self) -> tuple[Any, Config, Routing, Tree]:

@@ -5,12 +5,12 @@ sentences laid end to end in one row.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 
 from . import layers, objective
+from .derived import lazy
 from .layers import EVALUATION, Sight
 from .routers import Groups
 from .tree import Tree
@@ -34,7 +34,7 @@ class Row:
     mask_t: np.ndarray
     sentences: int
 
-    @cached_property
+    @lazy
     def spans(self):
         """Each sentence's slice of the row."""
         edges = np.searchsorted(self.segment_t, np.arange(self.sentences + 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from .bfloat16 import simulated
 from .config import Config
+from .derived import lazy
 from .errors import InputError, ShapeError
 from .params import check_shapes
 from .quantization import SCALES, scale_path, widened
@@ -49,7 +49,7 @@ class Weights:
             raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(map(repr, ARITHMETIC))} for the fast engine")
         self.config, self.stored, self.dtype, self.threads = config, stored, dtype, _threads(threads)
 
-    @cached_property
+    @lazy
     def readable(self) -> Tree:
         """All float32 or all float64, for the equations."""
         if self.dtypes in ({"float32"}, {"float64"}):
@@ -57,12 +57,17 @@ class Weights:
         leaves = dict(self.stored.leaves())
         return Tree.of({path: _readable(path, leaf, leaves) for path, leaf in leaves.items() if _is_weight(path)})
 
-    @cached_property
+    @lazy
     def packed(self) -> Tree:
         """As the engine reads them."""
         from .engine.matrices import packed
 
         return packed(self.stored, self.dtype, self.threads)
+
+    def make_ready(self, engine: str) -> None:
+        """Have the weights as the fast engine reads them before several threads ask for them at once."""
+        if engine == "fast":
+            _ = self.packed
 
     @property
     def itemsize(self) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from ..config import ACTIVATIONS
+from ..derived import lazy
 from ..layers import capacity
 from ..tree import Tree
 from ..voices import Voices as ReadableVoices
@@ -25,13 +25,13 @@ class Voices(ReadableVoices):
 
     passes = passes
 
-    @cached_property
+    @lazy
     def _heard_by(self) -> list[Any]:
         """The memory's keys and values in each block."""
         _, config, _, params = self._setup
         return [passes.heard(config, p.cross, self._memory_sd) for p in params.decoder.blocks]
 
-    @cached_property
+    @lazy
     def _desk(self) -> _Desk | None:
         ops, config, routing, params = self._setup
         return _Desk(config, routing, params, self._heard_by) if _plain(ops, config, routing) else None

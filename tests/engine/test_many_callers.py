@@ -84,10 +84,22 @@ USED = """
 model = switchnp.load(sys.argv[1], threads=2)
 assert model.generate(TEXT) == "vierundachtzig"
 """
+BUSY = """
+stop = []
+def work():
+    while not stop:
+        assert model.generate(TEXT) == "vierundachtzig" == answer()
+workers = [threading.Thread(target=work) for _ in range(2)]
+for worker in workers:
+    worker.start()
+"""
 FORK = "print([forked() for _ in range(5)])\n"
+IN_A_THREAD = f"t = threading.Thread(target=lambda: {FORK.strip()}); t.start(); t.join()\n"
 PROGRAMS = {
     "before use": START + "model = switchnp.load(sys.argv[1], threads=2)\n" + FORK,
     "after use": START + USED + FORK,
+    "while other threads are inside": START + USED + BUSY + FORK + "stop.append(1)\n",
+    "from a thread": START + USED + BUSY + IN_A_THREAD + "stop.append(1)\n",
 }
 
 
