@@ -14,6 +14,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
+from matplotlib import pyplot
 from random_model import write_random
 from table import ROOT, put
 
@@ -25,6 +27,8 @@ from switchnp.benchmark.measurement import PLAIN, READ
 from switchnp.benchmark.metrics import encode
 from switchnp.benchmark.turns import race
 
+matplotlib.use("svg")
+matplotlib.rcParams["svg.hashsalt"] = "switchnp"
 TOKENS = 512
 LENGTHS, BATCHES = (64, 128, 256, 512, 1024), (1, 2, 4, 8, 16)
 LAYERS = {"num_layers": 2, "num_decoder_layers": 1, "sparse_encoder_layers": (1,), "sparse_decoder_layers": ()}
@@ -82,12 +86,6 @@ def by_metric(metrics, options):
 
 def draw(name, label, measured):
     """One picture: a line a contender, dashed where it is the formula's."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "switchnp"
-    from matplotlib import pyplot
-
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     for who, times in measured["times"].items():
         line = axes.plot(list(times), list(times.values()), marker="o", label=who)[0]
@@ -125,9 +123,8 @@ def main():
     }
     results = {"machine": machine.described(), "rounds": options.rounds, "threads": options.threads}
     for name in options.only.split(","):
-        label, measure = parts[name]
-        results[name] = measure()
-        draw(name, label, results[name])
+        results[name] = parts[name][1]()
+        draw(name, parts[name][0], results[name])
     put(ROOT / "benchmarks/scaling.json", json.dumps(results, indent=1) + "\n")
 
 
