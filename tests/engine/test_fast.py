@@ -7,9 +7,12 @@ import pytest
 from draw import seeds
 from drawn import OPEN, ROUTINGS, assert_near, batch_of, config_of, kernels_and_fast, params_of, trio
 from hypothesis import given, settings
+from small import small_config, small_params
 
 from switchnp import GenerationConfig, Routing, SwitchTransformer, Tree
 from switchnp.config import ACTIVATIONS
+from switchnp.engine import pool
+from switchnp.engine.matrices import ENOUGH
 
 HUGE = {"d_model": 1100, "d_ff": 1300, "d_kv": 5, "num_heads": 2, "num_layers": 1, "num_decoder_layers": 1}
 ODD = {"d_model": 72, "d_ff": 100, "d_kv": 8, "num_heads": 3, "num_layers": 2, "num_decoder_layers": 2}
@@ -225,3 +228,17 @@ def test_fast_is_what_there_is_when_nothing_is_asked_for():
     assert SwitchTransformer(fast.config, fast.params).engine == "fast"
     assert GenerationConfig() == fast.generation
     assert slow.engine == "kernels"
+
+
+def test_all_of_a_layer_is_shared_by_threads_where_its_matrices_are_worth_it(monkeypatch):
+    shape = {"d_model": 256, "d_kv": 64, "num_heads": 4, "d_ff": 256, "sparse_encoder_layers": (), "num_experts": 2}
+    config = small_config(**shape)
+    model = SwitchTransformer(config, small_params(config), OPEN, dtype="float32", threads=2)
+    asked = []
+    monkeypatch.setattr(pool.Pool, "run", lambda self, threads, program, *_: asked.append((program.__name__, threads)))
+
+    for tokens in (ENOUGH // 256**2 - 1, ENOUGH // 256**2):
+        model.encode(np.full((1, tokens), 5))
+
+    counts = {name: [count for program, count in asked if program == name] for name in ("asked", "home", "dense")}
+    assert counts == {"asked": [1, 1, 2, 2], "home": [2] * 4, "dense": [1, 1, 2, 2]}  # home looks at pairs of tokens too

@@ -73,6 +73,19 @@ def test_every_routing_is_answered_under_as_by_the_kernels(name, routing):
     assert_same_answers(slow, fast, *batch_of(rng, slow.config, 5, 6), SEARCHES[name])
 
 
+@pytest.mark.parametrize("search", [{}, {"num_beams": 3}, {"prefix": [5, 9]}], ids=str)
+@pytest.mark.parametrize("routing", [OPEN, ROUTINGS["everything"]], ids=["one program a word", "layer by layer"])
+def test_answers_of_a_hundred_words_are_those_of_the_kernels(routing, search):
+    slow, fast, rng = lively_pair(4, routing)
+    ids, mask = batch_of(rng, slow.config, 3, 6)
+    long = {"max_new_tokens": 101, "min_new_tokens": 100, "no_repeat_ngram_size": 2, "return_scores": True, **search}
+
+    expected, found = (model.generate(ids, mask, **long) for model in (slow, fast))
+
+    assert [each.ids for each in found] == [each.ids for each in expected]
+    np.testing.assert_allclose([each.score for each in found], [each.score for each in expected], rtol=1e-5)
+
+
 def test_answers_end_and_differ():
     """The tests above compare something."""
     _, fast, rng = lively_pair(1)

@@ -1,5 +1,6 @@
 """The pool's threads do what they are told, come back whatever happens, and are as many as was asked for."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -50,6 +51,29 @@ def test_as_many_threads_take_part_as_are_asked_for_and_meet(threads):
     assert sorted(ranks) == sorted([*range(threads)] * 3)
     assert len(idents) == threads
     assert _whole(one, threads)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one processor")
+def test_threads_that_are_on_one_processor_part_and_may_run_where_they_might_before():
+    allowed = os.sched_getaffinity(0)
+    for _ in range(20):
+        taken = [pool._processor()]
+
+        pool._part(taken)
+
+        assert taken[1] != taken[0]
+        assert os.sched_getaffinity(0) == allowed
+
+
+def test_a_thread_stays_where_it_is_when_there_is_no_other_processor(monkeypatch):
+    allowed = os.sched_getaffinity(0)
+    monkeypatch.setattr(pool, "_processor", lambda: min(allowed))
+    taken = sorted(allowed)
+
+    pool._part(taken)
+
+    assert taken == [*sorted(allowed), min(allowed)]
+    assert os.sched_getaffinity(0) == allowed
 
 
 def test_fewer_threads_are_used_where_fewer_are_asked_for_later():
