@@ -1,4 +1,4 @@
-"""What an object works out when it is asked for it first."""
+"""What an object works out when it is asked for it, and keeps."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class lazy(Generic[T]):
-    """A method as an attribute that is worked out once, and kept in the object.
+    """A method as an attribute that is worked out when it is asked for, and kept in the object.
 
     functools.cached_property did this under a lock of the class until Python 3.12: objects waited for each other, and a child of
-    `fork` for ever. Here two threads that ask at once both work it out.
+    `fork` for ever. Here there is none: two threads that ask first, at once, both work it out, and one of the two is kept.
     """
 
     def __init__(self, method: Callable[[Any], T]) -> None:

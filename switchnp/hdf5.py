@@ -24,6 +24,7 @@ from h5py import h5a, h5d, h5g, h5o, h5p, h5pl, h5s, h5t
 
 from .errors import SwitchError, WeightsError
 from .files import as_path, check_regular, readable, shown
+from .forking import free_after_fork
 
 __all__ = ["ITEMSIZE", "MAX_ATTRIBUTE", "Opened", "Stored", "blocks", "create", "opened", "sign"]
 
@@ -33,9 +34,8 @@ BLOCK = 1 << 20
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 NOWHERE = 2**64 - 1
 LAYOUTS = {h5d.COMPACT: "compact", h5d.CHUNKED: "chunked", h5d.VIRTUAL: "virtual"}
-_LIBRARY = threading.RLock()
+_LIBRARY = free_after_fork(threading.RLock())
 """One thread at a time has a file open: h5py, closing one, looks through the objects of all."""
-os.register_at_fork(before=_LIBRARY.acquire, after_in_parent=_LIBRARY.release, after_in_child=_LIBRARY.release)
 FOREIGN = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError, MemoryError)
 
 

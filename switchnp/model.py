@@ -96,8 +96,9 @@ class SwitchTransformer:
 
     @params.setter
     def params(self, params: Tree) -> None:
-        self._weights = Weights(self.config, params, self._weights.dtype, self._weights.threads)
-        self._weights.make_ready(self.engine)
+        ready = Weights(self.config, params, self._weights.dtype, self._weights.threads)
+        ready.make_ready(self.engine)
+        self._weights = ready
 
     @property
     def _setup(self) -> tuple[Any, Config, Routing, Tree]:

@@ -13,7 +13,7 @@ from .quantization import output_first, quantized
 __all__ = ["checked", "narrowed", "whole_numbers"]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-PIECE = 1 << 22
+PIECE = 1 << 20
 
 
 def checked(path: str, given: Any, shape: tuple[int, ...]) -> Iterator[np.ndarray[Any, Any]]:

@@ -35,6 +35,7 @@ def warm() -> Warmed:
     """Run small models of every kind through all that the engine does."""
     import numpy as np
 
+    from .engine.pool import POOL
     from .model import SwitchTransformer
     from .params import blueprint
     from .setups import ARITHMETIC
@@ -46,6 +47,7 @@ def warm() -> Warmed:
         arrays = {path: np.zeros(shape, np.float32) for path, shape in blueprint(config).items()}
         for dtype in ARITHMETIC:
             _used(SwitchTransformer(config, Tree.of(arrays), dtype=dtype))
+    POOL.run(2, lambda *_: None)
     return Warmed(*_kept(), time.perf_counter() - start)
 
 

@@ -19,6 +19,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "errors": 0,
     "derived": 0,
+    "forking": 0,
     "tree": 0,
     "strictjson": 0,
     "quantization": 1,

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from references import ROOT
@@ -25,6 +26,15 @@ def test_what_was_warmed_is_kept_where_it_says():
     assert done.returncode == 0
     assert warmed["functions"] > 20
     assert os.path.isdir(warmed["folder"])
+
+
+def test_nothing_is_compiled_after_it():
+    folder = Path(json.loads(_run("warmup", "--json").stdout)["folder"])
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.nbi")}
+
+    _run("generate", NUMBERS, "say in German: 84", "--threads", "2")
+
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.nbi")} == before
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])

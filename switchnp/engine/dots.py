@@ -15,7 +15,6 @@ from .instructions import (
     FOLDS,
     I8,
     I32,
-    I64,
     INT8,
     LANES,
     SIZES,
@@ -58,12 +57,8 @@ def _made(kind, inputs):
 
     @instruction(8)
     def several(b, x, stride, row, row_stride, N, steps, y, ldy):
-        b_, last = b.llvm, b.llvm.sub(N, I64(1))
-
         def four(n, _):
-            chosen = [b.at(n, r) for r in range(ROWS)]
-            chosen = [b_.select(b_.icmp_signed("<", each, N), each, last) for each in chosen]
-            rows = [b.at(row, b.times(row_stride, each)) for each in chosen]
+            rows = [b.at(row, b.times(row_stride, each)) for each in b.within(n, ROWS, N)]
 
             def multiply(k, totals):
                 at = b.times(k, LANES * FOLDS[kind] * SIZES[kind])

@@ -105,7 +105,7 @@ def _soften(b, score, bias, count, found):
 def softened(score, bias, S):
     """S scores at an address to e^(score + bias - the highest), in place, and their sum; where all are HIDDEN all count alike.
 
-    Behind the scores, up to a whole number of BLOCKs, is room; behind the biases something to read.
+    Behind the scores, up to a whole register, is room; behind the biases something to read, whatever it is.
     """
     return _softened(score, bias, S)[0]
 

@@ -1,7 +1,7 @@
 """The words of which the inner loops are made: vectors loaded, widened, multiplied and stored, as LLVM has them.
 
 Numba compiles plain loops well, but does not find the processor's dot products of bfloat16 and int8, nor keep a tile of sums
-in registers. `stream`, `tile` and `dots` say those inner loops with the builder of this module.
+in registers. Those inner loops (streams, tiles, dots, recall and others) are said with the builder of this module.
 """
 
 import llvmlite.binding
@@ -160,6 +160,12 @@ class Builder:
         for offset in offsets:
             base = self.llvm.add(base, I64(offset) if isinstance(offset, int) else offset)
         return base
+
+    def within(self, first, count, total):
+        """The numbers first, first + 1, … of `count` things; the last of all stands for those that are not there."""
+        last = self.llvm.sub(total, I64(1))
+        asked = [self.at(first, i) for i in range(count)]
+        return [self.llvm.select(self.llvm.icmp_signed("<", i, total), i, last) for i in asked]
 
     def times(self, value, factor):
         return self.llvm.mul(value, I64(factor) if isinstance(factor, int) else factor)

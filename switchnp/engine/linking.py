@@ -10,15 +10,18 @@ from typing import Any
 
 import llvmlite.binding
 from numba.core import cgutils, types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
+from ..forking import free_after_fork
 from ..kernels.jit import jit
 
 __all__ = ["LINKING", "link", "linked"]
 
 _WAITING: dict[str, Any] = {}
-LINKING = threading.RLock()
-"""Held while functions are compiled and made known."""
+free_after_fork(global_compiler_lock)
+LINKING = free_after_fork(threading.RLock())
+"""Held while functions are compiled and made known; it comes before the compiler's lock, in a fork too."""
 
 
 def linked(*kinds):

@@ -9,7 +9,7 @@ from .elementary import ACTIVATIONS, dot, log_total
 from .instructions import BLOCK, INT8, address_of, keep
 from .rooms import operand_room, room
 
-__all__ = ["embed", "gated_mixture", "head", "log_softmax", "logprobs", "mixture", "router_logits", "unembed"]
+__all__ = ["embed", "gated_mixture", "head", "log_softmax", "mixture", "router_logits", "unembed"]
 
 
 def embed(ids_t, table_vd):
@@ -80,11 +80,16 @@ def _logprobs(logits_bv, word_b):
 
 @jit()
 def _level(h_e, line, nought):
-    line[: len(h_e)] = h_e
+    """log sum e^h; NaN where it is none, as for h that are not numbers, infinite, or all -infinity."""
+    sound, some = True, False
+    for e in range(len(h_e)):
+        line[e] = h_e[e]
+        sound &= h_e[e] < np.inf
+        some |= h_e[e] > -np.inf
     level = log_total(address_of(line), address_of(nought), len(h_e))
     keep(line)
     keep(nought)
-    return level
+    return level if sound and some else np.float32(np.nan)
 
 
 @jit()

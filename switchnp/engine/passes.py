@@ -72,24 +72,12 @@ def _table(config, params, stack):
 def _self_attention(config, p, x_td, sight, past=None):
     n_td, q_td, o_td, bytes_ = _rooms(config, len(x_td))
     k_td, v_td = (room(name, *q_td.shape) for name in "kv")
-    wo, H = p.wo_hkd, config.num_heads
+    wo, crew = p.wo_hkd, p.wq_dhk.crew(len(x_td), _looks(sight, q_td))
     own = p.wq_dhk.kind, x_td, p.norm_d, config.layer_norm_epsilon, p.wq_dhk.weight, p.wk_dhk.weight, p.wv_dhk.weight
     pool.POOL.run(p.wq_dhk.crew(len(x_td)), blocks.asked, *own, n_td, q_td, k_td, v_td, bytes_)
     keys, values = (k_td, v_td) if past is None else past(k_td, v_td)
-    pool.POOL.run(
-        p.wq_dhk.crew(len(x_td), _looks(sight, q_td)),
-        blocks.home,
-        wo.kind,
-        x_td,
-        q_td,
-        keys,
-        values,
-        sight,
-        H,
-        o_td,
-        wo.weight,
-        bytes_,
-    )
+    looks = q_td, keys, values, sight, config.num_heads, o_td
+    pool.POOL.run(crew, blocks.home, wo.kind, x_td, *looks, wo.weight, bytes_)
 
 
 def _cross_attention(config, p, x_td, sight, k_sd, v_sd):

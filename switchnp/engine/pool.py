@@ -3,8 +3,8 @@
 A compiled program is called by all threads at once with its rank. Whoever calls while the pool is busy runs alone, which
 takes longer and gives the same bits. A child of `fork` has no threads and makes its own.
 
-An interrupt (Ctrl-C) can fall between any two lines of Python in the main thread. So nothing is counted that is not done in
-the same call of a built-in function, all that waits can be done again, and a crew that gets lost is replaced.
+An interrupt (Ctrl-C) can fall between any two lines of Python in the main thread. So what must be right is counted in the same
+call of a built-in function in which it is done, all that waits can be done again, and a crew that gets lost is replaced.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from typing import Any
 
 import numpy as np
 from numba.core import cgutils, types
-from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
 
 from ..kernels.jit import jit
 from .instructions import I32, I64, ir
-from .linking import LINKING, link
+from .linking import link
 
 __all__ = ["POOL", "Pool", "barrier", "meet"]
 
@@ -35,7 +34,9 @@ RELEASED = 1 << 62
 PATIENCE = 1_000_000
 """So many looks at a barrier, half a millisecond or less, before a thread sleeps."""
 AWAKE = 2500
-"""So many times a thread looks for its next job, and gives way to others, before it sleeps: 40 microseconds."""
+"""So many times a thread looks for its next job, and gives way to others, before it sleeps: about a millisecond. Between the
+programs of one call nobody then sleeps: to wake takes as long as a small program, and on a virtual machine may end on the
+processor of who woke it."""
 
 
 def barrier() -> Any:
@@ -101,7 +102,7 @@ def meet(barrier, ranks):
 
 @jit()
 def _look_out(number, target):
-    """Wait awake, but not for long, until a number is `target`."""
+    """Wait awake, but not for long, until a number is `target`; a hint, after which somebody counts."""
     for _ in range(PATIENCE):
         if _arrived(number) >= target:
             return
@@ -206,7 +207,7 @@ class _Crew:
         with suppress(RuntimeError):
             while len(self._inboxes) < wanted:
                 inbox: SimpleQueue[Any] = SimpleQueue()
-                threading.Thread(target=_serve, args=(inbox, self._calls), name="switchnp", daemon=True).start()
+                threading.Thread(target=_serve, args=(inbox, self._calls, self._calls[0]), name="switchnp", daemon=True).start()
                 self._inboxes.append(inbox)
         return min(wanted, len(self._inboxes))
 
@@ -222,20 +223,27 @@ def _processor() -> int:
 
 
 def _part(taken: list[int]) -> None:
-    """Leave a processor that another thread of the crew has while there is another: the system takes its time to see it."""
+    """Leave a processor that another thread of the crew has while there is another: the system takes its time to see it.
+
+    The thread may run where it might before; to Linux it has asked for that.
+    """
     if (here := _processor()) >= 0 and here in taken:
         with suppress(OSError):
-            allowed = os.sched_getaffinity(0)
-            if free := allowed.difference(taken):
-                os.sched_setaffinity(0, free)
-                os.sched_setaffinity(0, allowed)
-                here = _processor()
-    taken.append(here)
+            _move(os.sched_getaffinity(0), taken)
+    taken.append(_processor())
 
 
-def _serve(inbox: SimpleQueue[Any], calls: Any) -> None:
+def _move(allowed: set[int], taken: list[int]) -> None:
+    if free := allowed.difference(taken):
+        try:
+            os.sched_setaffinity(0, free)
+        finally:
+            os.sched_setaffinity(0, allowed)
+
+
+def _serve(inbox: SimpleQueue[Any], calls: Any, seen: int) -> None:
     while True:
-        _watch(calls, calls[0], AWAKE)
+        _watch(calls, seen, AWAKE)
         job = inbox.get()
         if job is None:
             return
@@ -247,30 +255,19 @@ def _serve(inbox: SimpleQueue[Any], calls: Any) -> None:
         except BaseException as fault:
             arguments[2][0] = RELEASED
             told.append(fault)
+        seen = calls[0]
         back[0] += 1
         bell.put(None)
         del job, program, arguments, taken, told, back, bell
 
 
-_SCHED_GETCPU: Callable[[], int] = getattr(ctypes.CDLL(None), "sched_getcpu", lambda: -1)
+_SCHED_GETCPU: Callable[[], int] = getattr(ctypes.PyDLL(None), "sched_getcpu", lambda: -1)
 POOL = Pool()
-
-
-def _before_fork() -> None:
-    """A lock that another thread holds while it compiles would be held in the child for ever."""
-    LINKING.acquire()
-    global_compiler_lock.acquire()
-
-
-def _after_fork() -> None:
-    global_compiler_lock.release()
-    LINKING.release()
 
 
 def _start_anew() -> None:
     global POOL
-    _after_fork()
     POOL = Pool()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_start_anew)
+os.register_at_fork(after_in_child=_start_anew)

@@ -63,12 +63,10 @@ def _meeting(kind):
     @instruction(6)
     def met(b, q, keys, places, S, whole, scores):
         """Scores of whole registers of q and each key; up to WORDS - 1 behind the last are written too."""
-        b_, last = b.llvm, b.llvm.sub(S, I64(1))
 
         def four(s, _):
-            chosen = [b.at(s, r) for r in range(WORDS)]
-            chosen = [b_.select(b_.icmp_signed("<", word, S), word, last) for word in chosen]
-            rows = [b.at(keys, b.load(b.at(places, b.times(word, 8)), I64, align=8)) for word in chosen]
+            words = b.within(s, WORDS, S)
+            rows = [b.at(keys, b.load(b.at(places, b.times(word, 8)), I64, align=8)) for word in words]
 
             def along(k, totals):
                 q_k = b.load(b.at(q, b.times(k, 4)), F32, LANES)

@@ -32,10 +32,10 @@ STRETCHES = 8
 Numbers = namedtuple("Numbers", "kind B D F H K E V T S gated activation eps tied")
 """B voices with T words behind them, S words of the memory; the rest is the Config's."""
 
-Memory = namedtuple("Memory", "place_m2 line_bt bias_hx spans_b2 heard_keys heard_values heard_kind mask_s")
+Memory = namedtuple("Memory", "place_t2 line_bt bias_hx spans_b2 heard_keys heard_values heard_kind mask_s")
 """What the voices remember.
 
-place_m2        where each moment's rows lie, and how many bytes further those of the next block; keys of a row, then its values
+place_t2        where each moment's rows lie, and how many bytes further those of the next block; keys of a row, then its values
 line_bt         in which row of its moment each word of each voice lies
 bias_hx         what each head adds for a word x places back
 spans_b2        which words of the memory each voice looks at
@@ -124,21 +124,21 @@ def _self(n, row, block, own, x_bd, n_bd, memory, rooms, room):
     """What each head of this thread finds in its voice's own words; the newest is written down first."""
     N, c0, c1 = n.H * n.K, own[0] * n.K, own[1] * n.K
     heard = _listening(n, x_bd, row[NORM], n_bd, np.float32(1), room)
-    newest = memory.place_m2[n.T, 0] + block * memory.place_m2[n.T, 1]
+    newest = memory.place_t2[n.T, 0] + block * memory.place_t2[n.T, 1]
     multiply(n.kind, heard, _matrix(row, WQ, N), 0, n.D, c0, c1, 0, 0, address_of(rooms.q_bn), N)
     multiply(n.kind, heard, _matrix(row, WK, N), 0, n.D, c0, c1, 0, 0, newest, 2 * N)
     multiply(n.kind, heard, _matrix(row, WV, N), 0, n.D, c0, c1, 0, 0, newest + 4 * N, 2 * N)
     place_s, bias_s = np.empty(n.T + 1, np.int64), np.zeros(n.T + LANES, np.float32)
     for b in range(n.B):
         for s in range(n.T):
-            place_s[s] = memory.place_m2[s, 0] + block * memory.place_m2[s, 1] + 8 * memory.line_bt[b, s] * N
+            place_s[s] = memory.place_t2[s, 0] + block * memory.place_t2[s, 1] + 8 * memory.line_bt[b, s] * N
         place_s[n.T] = newest + 8 * b * N
         for h in range(own[0], own[1]):
             for s in range(n.T + 1 if row[BIASED] else 0):
                 bias_s[s] = memory.bias_hx[h, n.T - s]
-            keys, q, places, bias = 4 * h * n.K, 4 * (b * N + h * n.K), address_of(place_s), address_of(bias_s)
+            at, q, places, bias = 4 * h * n.K, 4 * (b * N + h * n.K), address_of(place_s), address_of(bias_s)
             o = address_of(rooms.o_bn) + q
-            recalled(FLOAT32, address_of(rooms.q_bn) + q, n.K, n.T + 1, places, keys, keys + 4 * N, bias, o)
+            recalled(FLOAT32, address_of(rooms.q_bn) + q, n.K, n.T + 1, places, at, at + 4 * N, bias, o)
 
 
 @jit()

@@ -23,8 +23,7 @@ def _made(kind):
     def tile(b, x, stride, count, panel, steps, sums, sums_stride, add):
         """HEIGHT rows of BLOCK sums = or += the inputs at x · a panel; the last of `count` stands for who is not there."""
         b_ = b.llvm
-        last = b_.sub(count, I64(1))
-        chosen = [b_.select(b_.icmp_signed("<", I64(m), count), I64(m), last) for m in range(HEIGHT)]
+        chosen = b.within(I64(0), HEIGHT, count)
         inputs = [b.at(x, b_.mul(stride, m)) for m in chosen]
         outputs = [b.at(sums, b_.mul(sums_stride, m)) for m in chosen]
         adds = b_.icmp_signed("!=", add, I64(0))

@@ -47,7 +47,7 @@ class Voices(ReadableVoices):
         self._pasts.keep(voices)
 
     def logprobs(self, logits_bv: Any, word_b: Any) -> Any:
-        """The logarithm of the probability of one word of each voice, (B,)."""
+        """See voices.Voices.logprobs."""
         return mixing.logprobs(logits_bv, word_b)
 
     def next_logits(self, ids_bt: Any) -> Any:
@@ -107,7 +107,7 @@ class _Desk:
         n = self._numbers(len(x_bd), T)
         logits_bv = np.empty((n.B, n.V), np.float32)
         heard = self.memory[0].ctypes.data, self.memory[1].ctypes.data, self.heard_kind
-        lines = memory.place_m2, np.ascontiguousarray(memory.line_bt)
+        lines = memory.place_t2, np.ascontiguousarray(memory.line_bt)
         remembered = step.Memory(*lines, self.bias_hx, spans_b2, *heard, mask_s)
         own = self.table, self.params.decoder.norm_d, self.head.weight, x_bd, remembered, self._rooms(n.B)
         pool.POOL.run(self._crew(n.B), step.spoken, n, *own, logits_bv)

@@ -20,12 +20,13 @@ class Words:
     """The words of B voices in L blocks, and the memory that they look at.
 
     line_bt     in which row of its moment each word of each voice lies
-    place_m2    for each moment of the slabs: the address of its first row in the first block, and the bytes to the next block
+    place_t2    for each moment of the slabs: the address of its first row in the first block, and the bytes to the next block
+    _slabs      each with the number of its first moment
     """
 
     def __init__(self, voices: int, heard: list[tuple[Any, Any]]) -> None:
         self.line_bt = np.empty((voices, 0), np.int64)
-        self.place_m2 = np.empty((0, 2), np.int64)
+        self.place_t2 = np.empty((0, 2), np.int64)
         self._slabs: list[tuple[int, Any]] = []
         self._heard = heard
 
@@ -45,12 +46,12 @@ class Words:
     def room(self, words: int) -> None:
         """See that so many more words of every voice have a place, all in the last slab: (blocks, moments, rows, 2, N)."""
         seen, slab = len(self), self._slabs[-1][1] if self._slabs else None
-        if slab is not None and seen + words <= len(self.place_m2) and self.voices <= slab.shape[2]:
+        if slab is not None and seen + words <= len(self.place_t2) and self.voices <= slab.shape[2]:
             return
         slab = np.empty((len(self._heard), max(words, MOMENTS), self.voices, 2, self._heard[0][0].shape[1]), np.float32)
         block, moment = slab.strides[:2]
         places = slab.ctypes.data + moment * np.arange(slab.shape[1])
-        self.place_m2 = np.concatenate([self.place_m2[:seen], np.column_stack([places, np.full(len(places), block)])])
+        self.place_t2 = np.concatenate([self.place_t2[:seen], np.column_stack([places, np.full(len(places), block)])])
         self._slabs.append((seen, slab))
 
     def said(self, words: int = 1) -> None:
