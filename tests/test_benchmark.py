@@ -398,13 +398,15 @@ def test_the_page_of_performance_has_a_place_for_what_is_measured(monkeypatch):
     figures = Figures(notes=["theirs is left out: it is not installed"], versions={"switchnp float32": {"switchnp": "0"}})
     for name, seconds in {"switchnp float32": 1.0, "transformers float32": 2.0}.items():
         figures.add(DECODE, name, seconds)
+    for name, speed in {"switchnp float32": 20e9, "plain read": 30e9}.items():
+        figures.add(READ, name, 1 / speed)
     report = Report(machine.described(), {}, 1)
-    report.add(2, figures, [DECODE])
+    report.add(2, figures, [DECODE, READ])
 
     page = table.page(report).splitlines()
 
     assert (ROOT / "docs/performance.md").read_text(encoding="utf-8").count(table.BEGIN) == 1
     assert (ROOT / "docs/performance.md").read_text(encoding="utf-8").count(table.END) == 1
-    assert "| decode 1, tok/s | 32 (32 to 32) | 16 (16 to 16) |" in page
-    assert "| decode 1 | switchnp float32 | transformers float32 | 2.00 | 1.9 |" in page
+    assert "| decode 1, tok/s | 32 (32 to 32) | 16 (16 to 16) |  |" in page
+    assert "| decode 1 | switchnp float32 | transformers float32 | 2.00 | 1.9 | 3.00 |" in page
     assert page[-1] == "- theirs is left out: it is not installed"
