@@ -190,9 +190,13 @@ def _whole(text: str) -> int:
 
 
 def _count(text: str) -> int:
-    if not _whole(text):
-        raise argparse.ArgumentTypeError("it is 0, expected a whole number of 1 or more")
-    return int(text)
+    try:
+        number = _whole(text)
+    except argparse.ArgumentTypeError:
+        number = 0
+    if not number:
+        raise argparse.ArgumentTypeError(f"it is {text!a:.80}, expected a whole number of 1 or more")
+    return number
 
 
 def _number(text: str) -> float:

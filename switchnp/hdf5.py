@@ -6,6 +6,7 @@ through: hard links, fixed-length attributes, and contiguous arrays of four numb
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import math
 import os
@@ -36,6 +37,7 @@ NOWHERE = 2**64 - 1
 LAYOUTS = {h5d.COMPACT: "compact", h5d.CHUNKED: "chunked", h5d.VIRTUAL: "virtual"}
 _LIBRARY = free_after_fork(threading.RLock())
 """One thread at a time has a file open: h5py, closing one, looks through the objects of all."""
+atexit.register(_LIBRARY.acquire)  # Python does not survive its end while a thread is inside h5py
 FOREIGN = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError, MemoryError)
 
 

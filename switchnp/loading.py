@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from . import weights
 from .errors import InputError
+from .files import readable
 from .model import SwitchTransformer
 from .routing import Routing
 from .setups import check_choices, compiling
@@ -43,16 +44,14 @@ def load(
     if verify not in (None, True, False):
         raise InputError(f"verify is {verify!a:.80}, expected True, False or None")
     header, _ = weights.read_header(path)
-    routing = routing or header.routing
-    if precision is not None:
-        routing = replace(routing, precision=precision)
     if engine is None:
-        readable = dtype == "float64" or routing.precision != "float32" or not compiling()
-        engine = "fast" if not readable else "kernels" if routing.precision == "float32" else "equations"
+        engine = _engine(_routing(routing, header, precision), dtype)
     if engine == "fast":
         if dtype == "float64":
             raise InputError("dtype is 'float64', expected engine='kernels' or engine='equations' for that")
-        params, header = weights.mapped(path, os.path.getsize(path) <= LARGE if verify is None else verify)
+        with readable(path):
+            small = os.path.getsize(path) <= LARGE
+        params, header = weights.mapped(path, small if verify is None else verify)
     elif verify is False:
         raise InputError(f"verify is False with engine={engine!r}, expected that only with engine='fast'")
     else:
@@ -60,4 +59,14 @@ def load(
     tokenizer = Tokenizer(header.tokenizer) if header.tokenizer is not None else None
     arithmetic = dtype if engine == "fast" else None
     more = header.provenance, header.generation, arithmetic, threads
-    return SwitchTransformer(header.config, params, routing, tokenizer, engine, *more)
+    return SwitchTransformer(header.config, params, _routing(routing, header, precision), tokenizer, engine, *more)
+
+
+def _routing(routing: Routing | None, header: weights.Header, precision: str | None) -> Routing:
+    found = routing or header.routing
+    return found if precision is None else replace(found, precision=precision)
+
+
+def _engine(routing: Routing, dtype: str | None) -> str:
+    readable = dtype == "float64" or routing.precision != "float32" or not compiling()
+    return "fast" if not readable else "kernels" if routing.precision == "float32" else "equations"

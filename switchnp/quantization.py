@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import InputError
+
 __all__ = ["LARGEST", "SCALES", "SMALLEST", "output_first", "quantized", "scale_path", "widened"]
 
 SCALES = {
@@ -51,10 +53,12 @@ def quantized(path: str, w: NDArray[Any]) -> tuple[NDArray[np.int8], NDArray[np.
 
         scale = max |w| / 127 over the input axes,    int8 = w / scale, rounded to nearest even
 
-    A unit of zeros has the smallest scale there is. `w` must be finite.
+    A unit of zeros has the smallest scale there is. Raises InputError where `w` is not finite.
     """
     w, inputs = np.asarray(w, np.float32), _inputs(path)
     most = np.maximum(w.max(inputs), -w.min(inputs))
+    if not np.isfinite(most).all():
+        raise InputError(f"{path} has values that are no finite numbers, expected only such for int8")
     scale = np.clip(most / LEVELS, SMALLEST, LARGEST)
     whole, spread = np.empty(w.shape, np.int8), np.broadcast_to(np.expand_dims(scale, inputs), w.shape)
     step = max(1, BLOCK * len(w) // w.size)

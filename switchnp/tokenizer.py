@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import operator
 import os
 import re
 import reprlib
+import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from .errors import TokenizerError
 from .files import as_path, check_regular, readable, shown
+from .forking import free_after_fork
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -25,6 +28,10 @@ MAX_CHARACTERS = 4_000_000
 
 MAX_MODEL_BYTES = 64 * 2**20
 """The largest SentencePiece model that is loaded; T5's has 0.8 MB."""
+
+_LIBRARY = free_after_fork(threading.RLock())
+"""One thread at a time is inside SentencePiece, and nobody when Python ends, which it would not survive."""
+atexit.register(_LIBRARY.acquire)
 
 _BEGINNING = ["<pad>", "</s>", "<unk>"]
 _PAD, _EOS, _UNK = range(3)
@@ -93,11 +100,12 @@ class Tokenizer:
         """
         _check_text(text)
         ids: list[int] = []
-        for n, part in enumerate(_SPECIAL.split(text)):
-            if n % 2:
-                ids.append(self._specials[part])
-            else:
-                ids += self._processor(part, n == 0).encode(part)
+        with _LIBRARY:
+            for n, part in enumerate(_SPECIAL.split(text)):
+                if n % 2:
+                    ids.append(self._specials[part])
+                else:
+                    ids += self._processor(part, n == 0).encode(part)
         return ids if ids[-1:] == [_EOS] else [*ids, _EOS]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:

@@ -33,6 +33,9 @@ def test_nothing_is_compiled_after_it():
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.nbi")}
 
     _run("generate", NUMBERS, "say in German: 84", "--threads", "2")
+    calls = "ids = [[5, 6, 7]] * 2; m.encode(ids); m.score(ids, ids); m(ids, None, ids)"
+    code = f"import switchnp; m = switchnp.load({NUMBERS!r}, threads=2); {calls}"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.nbi")} == before
 

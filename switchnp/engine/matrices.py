@@ -56,7 +56,8 @@ def packed(params: Tree, dtype: str | None, threads: int) -> Tree:
             scale = leaves.get(path.removesuffix(name) + SCALES[name])
             found[path] = _matrix(path, array, scale, dtype, threads)
         elif name not in SCALES.values():
-            found[path] = np.ascontiguousarray(array, np.float32)
+            found[path] = np.ascontiguousarray(array, np.float32).view()
+            found[path].flags.writeable = False  # as in a file that is mapped: to Numba another type
     return Tree.of(found)
 
 

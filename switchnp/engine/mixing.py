@@ -7,7 +7,7 @@ from ..kernels.jit import jit
 from . import blocks, pool
 from .elementary import ACTIVATIONS, dot, log_total
 from .instructions import BLOCK, INT8, address_of, keep
-from .rooms import operand_room, room
+from .rooms import operand_room, own_rooms, room
 
 __all__ = ["embed", "gated_mixture", "head", "log_softmax", "mixture", "router_logits", "unembed"]
 
@@ -101,6 +101,7 @@ def _dots(x_td, w_ed):
     return h_te
 
 
+@own_rooms()
 def _head(x_td, factor, table_vd):
     T, V = len(x_td), len(table_vd.array)
     logits_tv = np.empty((T, V), np.float32)
@@ -110,6 +111,7 @@ def _head(x_td, factor, table_vd):
     return logits_tv
 
 
+@own_rooms()
 def _mixed(x_td, expert_t, slot_t, gate_t, wi_edf, wi_linear_edf, wo_efd, gated, activation):
     token_i, start_e = sorted_by_expert(expert_t, slot_t, len(wi_edf.array))
     count, D, F = len(token_i), x_td.shape[1], wi_edf.shape[2]

@@ -14,11 +14,12 @@ from ..tree import Tree
 from . import blocks, elementary, pool
 from .attention import Sight
 from .instructions import LANES
-from .rooms import operand_room, room
+from .rooms import operand_room, own_rooms, room
 
 __all__ = ["decode", "encode", "logits"]
 
 
+@own_rooms()
 def encode(ops, config, routing, params, row, keep=False, mode=EVALUATION):
     """See network.encode."""
     stack, routing = params.encoder, routing.of("encoder")
@@ -33,6 +34,7 @@ def encode(ops, config, routing, params, row, keep=False, mode=EVALUATION):
     return a.memory_td, a
 
 
+@own_rooms()
 def decode(ops, config, routing, params, row, memory_sd, memory_row, keep=False, pasts=None, mode=EVALUATION):
     """See network.decode.
 
@@ -56,6 +58,7 @@ def decode(ops, config, routing, params, row, memory_sd, memory_row, keep=False,
     return a.last_td, a
 
 
+@own_rooms()
 def heard(config, p, memory_sd):
     """Keys and values of the encoder's memory for one block."""
     S, N = len(memory_sd), config.num_heads * config.d_kv

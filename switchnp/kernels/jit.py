@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core.caching import FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, InTreeCacheLocator, UserProvidedCacheLocator
 
 from ..errors import SwitchWarning
 
@@ -40,12 +40,39 @@ def _stamp() -> tuple[Any, ...]:
     return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sources)
 
 
+class _Readable:
+    """A folder that cannot be written will do where there is compiled code in it, as in an image that was warmed up."""
+
+    def ensure_cache_path(self) -> None:
+        try:
+            super().ensure_cache_path()  # type: ignore[misc]
+        except OSError:
+            if not any(Path(self.get_cache_path()).glob("*.nbi")):  # type: ignore[attr-defined]
+                raise
+
+
+class _UserProvided(_Readable, UserProvidedCacheLocator):
+    pass
+
+
+class _InTree(_Readable, InTreeCacheLocator):
+    pass
+
+
+class _Places(CompileResultCacheImpl):
+    """Where Numba looks, and at last beside the package again: what cannot be written there may be read."""
+
+    _locator_classes = [_UserProvided, *CompileResultCacheImpl._locator_classes, _InTree]  # noqa: RUF012
+
+
 class _Cache(FunctionCache):
     """What cannot be read from the disk is compiled anew, and what cannot be written is not.
 
     Numba compiles a function anew when its own file has changed; here any file of the compiled rooms will do, for what a
     function calls is compiled into it.
     """
+
+    _impl_class = _Places
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)

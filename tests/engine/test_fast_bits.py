@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -105,3 +106,21 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     done = subprocess.run([sys.executable, "-c", code, TESTS / "engine", TESTS], capture_output=True, text=True, timeout=120)
 
     assert done.stdout.strip() == "0", done.stderr
+
+
+def test_a_model_that_a_signal_asks_does_not_disturb_who_was_interrupted():
+    rng = np.random.default_rng(0)
+    config = config_of(rng, d_model=64, num_heads=3, d_kv=16, d_ff=100)
+    model = SwitchTransformer(config, params_of(config, rng), OPEN)
+    ids, others = rng.integers(3, 40, (8, 30)), rng.integers(3, 40, (16, 50))
+    alone, asked = [model.encode(each) for each in (ids, others)], []
+    before = signal.signal(signal.SIGALRM, lambda *_: asked.append(np.array_equal(model.encode(others), alone[1])))
+    try:
+        for i in range(200):
+            signal.setitimer(signal.ITIMER_REAL, 1e-4 + i % 40 * 1e-4)
+            assert np.array_equal(model.encode(ids), alone[0])
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert len(asked) > 50
+    assert all(asked)

@@ -208,3 +208,15 @@ def test_what_is_no_dtype_of_the_engine_is_refused():
     for threads in (0, 1025, 1.5, True, "2"):
         with pytest.raises(InputError, match="threads is"):
             switchnp.load(NUMBERS, threads=threads)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_not_made_int8(value):
+    config = config_of(np.random.default_rng(0))
+    leaves = dict(params_of(config, np.random.default_rng(0)).leaves())
+    path = next(path for path in leaves if path.endswith("wq_dhk"))
+    leaves[path] = leaves[path].copy()
+    leaves[path][0, 0, 0] = value
+
+    with pytest.raises(InputError, match=f"^{path} has values that are no finite numbers, expected only such for int8$"):
+        SwitchTransformer(config, Tree.of(leaves), OPEN, dtype="int8")

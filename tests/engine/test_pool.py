@@ -212,20 +212,27 @@ import switchnp
 model = switchnp.load(sys.argv[1], threads=2)
 model.generate("say in German: 84")
 ids = [[5] * 500] * 8
-def work():
+def work(call):
     while True:
-        model.encode(ids)
-threading.Thread(target=work, daemon=True).start()
+        call()
 """
 
 
 @pytest.mark.parametrize("end", ["", "sys.exit(3)", "raise ValueError('mine')"])
 def test_a_program_ends_while_a_thread_is_inside_a_call(end):
+    start = f"{INSIDE}threading.Thread(target=work, args=[lambda: model.encode(ids)], daemon=True).start()\n"
     for wait in (0.0, 0.05, 0.2):
-        done = _python(f"{INSIDE}\ntime.sleep({wait})\n{end}")
+        done = _python(f"{start}time.sleep({wait})\n{end}")
 
         assert done.returncode == {"": 0, "sys.exit(3)": 3}.get(end, 1), done.stderr
         assert ("ValueError: mine" in done.stderr) == (end.startswith("raise"))
+
+
+@pytest.mark.parametrize("call", ["switchnp.load(sys.argv[1])", "model.tokenizer.encode('say in German: 84')"])
+def test_a_program_ends_while_threads_are_inside_a_library(call):
+    start = f"for _ in range(2):\n    threading.Thread(target=work, args=[lambda: {call}], daemon=True).start()\n"
+    for wait in (0.02, 0.05, 0.1):
+        assert _python(f"{INSIDE}{start}time.sleep({wait})").returncode == 0
 
 
 def test_an_interrupt_stops_a_long_job_and_the_next_answers_are_the_same():

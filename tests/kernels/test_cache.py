@@ -1,0 +1,44 @@
+"""Compiled code is read where it lies, also where nothing can be written."""
+
+import tempfile
+
+import pytest
+from numba.core import config
+
+from switchnp.kernels.jit import jit
+
+
+def _function(x):
+    return x + 1
+
+
+@pytest.fixture
+def unwritable(monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("read-only")
+
+    return lambda: monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+
+
+def test_a_folder_that_cannot_be_written_is_read(tmp_path, monkeypatch, unwritable):
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    first = jit()(_function)
+    assert first(1) == 2
+    unwritable()
+
+    again = jit()(_function)
+
+    assert again(1) == 2
+    assert again._cache.cache_path == first._cache.cache_path
+    assert again._cache.cache_path.startswith(str(tmp_path))
+    assert sum(again.stats.cache_hits.values()) == 1
+
+
+def test_a_folder_that_cannot_be_written_and_has_nothing_is_no_place(tmp_path, monkeypatch, unwritable):
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    unwritable()
+
+    kernel = jit()(_function)
+
+    assert kernel(1) == 2
+    assert not str(kernel._cache.cache_path).startswith(str(tmp_path))
