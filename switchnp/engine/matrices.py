@@ -9,13 +9,13 @@ import numpy as np
 
 from ..quantization import SCALES, quantized, widened
 from ..tree import Tree
-from .instructions import BFLOAT16, FLOAT32, INT8, WIDENED
+from .instructions import BFLOAT16, FLOAT32, FOLDS, INT8, WIDENED
 from .weight import Weight
 
 __all__ = ["ENOUGH", "Matrix", "packed"]
 
 ENOUGH = 1 << 23
-"""So many multiplications are worth a second thread (benchmarks/threads.py)."""
+"""So many multiplications are worth a second thread, and twice as many where quads are one (benchmarks/threads.py)."""
 
 
 class Matrix(NamedTuple):
@@ -34,7 +34,8 @@ class Matrix(NamedTuple):
     def crew(self, inputs: int, more: int = 0) -> int:
         """How many threads are worth their waking for so many inputs, and so many multiplications more."""
         rows, columns = self.shape[-2:]
-        return self.threads if inputs * rows * columns + more >= ENOUGH else 1
+        enough = ENOUGH * max(1, FOLDS[self.kind] // 2)
+        return self.threads if inputs * rows * columns + more >= enough else 1
 
     @property
     def weight(self) -> Weight:
