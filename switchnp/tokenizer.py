@@ -68,6 +68,10 @@ class Tokenizer:
             self._same_word = _load(self._model + _NO_PREFIX, name)
             self._as_written = _load(self._model + _SPACES_AS_WRITTEN, name)
 
+    def __del__(self) -> None:
+        with _LIBRARY:
+            vars(self).clear()
+
     @property
     def model_bytes(self) -> bytes:
         """The SentencePiece model itself, to be stored in a weights file."""
@@ -150,7 +154,8 @@ def _load(model: bytes, name: str) -> SentencePieceProcessor:
     from sentencepiece import SentencePieceProcessor
 
     try:
-        return SentencePieceProcessor(model_proto=model)
+        with _LIBRARY:
+            return SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:
         raise TokenizerError(f"{name} is not a SentencePiece model") from error
 
@@ -158,10 +163,11 @@ def _load(model: bytes, name: str) -> SentencePieceProcessor:
 def _vocabulary(processor: SentencePieceProcessor, name: str) -> list[str]:
     """The piece of every id, once it is sure that T5's special tokens are where T5 has them."""
     try:
-        pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+        with _LIBRARY:
+            pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+            ids = [processor.pad_id(), processor.eos_id(), processor.unk_id()]
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{name} has a piece that is not UTF-8, expected a SentencePiece model") from error
-    ids = [processor.pad_id(), processor.eos_id(), processor.unk_id()]
     if pieces[:3] != _BEGINNING or ids != [_PAD, _EOS, _UNK]:
         raise TokenizerError(
             f"{name} begins with the pieces {reprlib.repr(pieces[:3])} and has padding, end and unknown at {ids}, "
