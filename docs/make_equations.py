@@ -50,7 +50,7 @@ def page():
     lines += ["", "Every other function of `switchnp/equations`:", "", "| function | source |", "|---|---|"]
     for name in eq.__all__:
         function = getattr(eq, name)
-        if function not in eq.EQUATIONS.values():
+        if function not in eq.EQUATIONS.values() and not name.endswith("_vjp"):
             source = re.search(r"Source: (.+?)(?:\n\n|$)", inspect.getdoc(function), re.S)[1]
             lines.append(f"| {link(function)} | {' '.join(source.split())} |")
     return "\n".join(lines) + "\n"

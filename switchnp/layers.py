@@ -19,6 +19,8 @@ __all__ = [
     "capacity",
     "cross_attention",
     "dense",
+    "dropped_out",
+    "entering",
     "new_pasts",
     "self_attention",
     "switch",
@@ -68,7 +70,7 @@ def new_pasts(config):
     return [Past() for _ in range(config.num_decoder_layers)]
 
 
-def self_attention(ops, config, p, x_td, sight, keep=False, past=None):
+def self_attention(ops, config, p, x_td, sight, keep=False, past=None, mode=EVALUATION):
     """x + Attention(norm(x)), each token over the tokens of its own sentence."""
     a = Tree()
     a.n_td = ops.rms_norm(x_td, p.norm_d, config.layer_norm_epsilon)
@@ -78,10 +80,10 @@ def self_attention(ops, config, p, x_td, sight, keep=False, past=None):
     keys, values = _by_sentence(a, sight)
     if past is not None:
         keys, values = past.extend(keys, values)
-    return _look(ops, p, x_td, a, keys, values, sight, keep)
+    return _look(ops, p, x_td, a, keys, values, sight, keep, mode)
 
 
-def cross_attention(ops, config, p, x_td, memory_sd, sight, keep=False, past=None):
+def cross_attention(ops, config, p, x_td, memory_sd, sight, keep=False, past=None, mode=EVALUATION):
     """x + Attention(norm(x) over the encoder's memory), each token over the memory of its own sentence."""
     a = Tree()
     a.n_td = ops.rms_norm(x_td, p.norm_d, config.layer_norm_epsilon)
@@ -94,20 +96,19 @@ def cross_attention(ops, config, p, x_td, memory_sd, sight, keep=False, past=Non
         keys, values = _by_sentence(a, sight)
     if past is not None:
         past.memory = keys, values
-    return _look(ops, p, x_td, a, keys, values, sight, keep)
+    return _look(ops, p, x_td, a, keys, values, sight, keep, mode)
 
 
-def dense(ops, config, p, x_td):
+def dense(ops, config, p, x_td, mode=EVALUATION):
     """x + FFN(norm(x))."""
     a = Tree()
     a.n_td = ops.rms_norm(x_td, p.norm_d, config.layer_norm_epsilon)
-    activation = getattr(ops, ACTIVATIONS[config.dense_act_fn])
+    activation, hidden = getattr(ops, ACTIVATIONS[config.dense_act_fn]), _hidden(ops, config, a, mode.dropout, mode.rng)
     if config.is_gated_act:
-        a.y_td = ops.gated_ffn(a.n_td, p.wi0_df, p.wi1_df, p.wo_fd, activation)
+        a.y_td = ops.gated_ffn(a.n_td, p.wi0_df, p.wi1_df, p.wo_fd, activation, *hidden)
     else:
-        a.y_td = ops.ffn(a.n_td, p.wi_df, p.wo_fd, activation)
-    a.x_td = x_td + a.y_td
-    return a.x_td, a
+        a.y_td = ops.ffn(a.n_td, p.wi_df, p.wo_fd, activation, *hidden)
+    return _residual(ops, x_td, a, mode)
 
 
 def switch(ops, config, routing, p, x_td, groups, keep=False, mode=EVALUATION):
@@ -122,20 +123,29 @@ def switch(ops, config, routing, p, x_td, groups, keep=False, mode=EVALUATION):
     """
     a = Tree()
     n_td = ops.rms_norm(x_td, p.norm_d, config.layer_norm_epsilon)
-    a.n_td, heard_td = _entering(ops, config, routing, n_td, groups, mode)
-    _ask(ops, config, routing, p, a, heard_td, mode)
+    a.n_td, a.heard_td = _explored(ops, config, routing, entering(routing, n_td, groups), mode)
+    _ask(ops, config, routing, p, a, mode)
     room = partial(capacity, ops, config, routing, mode=mode)
     seats = routers.route(ops, routing, a, groups, room, mode)
     choices, row_C = _in_the_row(ops, config, a, seats, groups, room)
-    y_td = _answers(ops, config, p, a.n_td, choices, row_C)
+    hidden = _hidden(ops, config, a, mode.expert_dropout, mode.rng)
+    y_td = _answers(ops, config, p, a.n_td, choices, row_C, hidden)
     if keep:
         a.x_ecd = _queues(ops, config, a.n_td, choices, row_C)
         a.y_ecd = _queues_answers(ops, config, p, a.x_ecd)
     if routing.dropped == "identity":
         y_td = ops.pass_dropped(y_td, a.n_td, np.where(_routed(routing, groups), seats.slot_tn[:, 0], 0), seats.gate_tn[:, 0])
     a.y_td = y_td[: len(x_td)]
-    a.x_td = x_td + a.y_td
-    return a.x_td, a
+    return _residual(ops, x_td, a, mode)
+
+
+def dropped_out(ops, x_td, a, mode, name="keep_td"):
+    """x with dropout, whose mask `a` then has by this name; x itself without."""
+    if not mode.dropout:
+        return x_td
+    keep_td = ops.keep_mask(x_td.shape, mode.dropout, mode.rng, x_td.dtype.type)
+    setattr(a, name, keep_td)
+    return x_td * keep_td
 
 
 def capacity(ops, config, routing, T, mode=EVALUATION):
@@ -152,12 +162,17 @@ def capacity(ops, config, routing, T, mode=EVALUATION):
     return min(C, T)
 
 
-def _entering(ops, config, routing, n_td, groups, mode):
-    """What the experts see, and what the router hears of it."""
+def entering(routing, n_td, groups):
+    """The normed stream as a router's groups have it: zeros added where they do not divide, and in the place of padding."""
     if groups.added:
         n_td = np.concatenate([n_td, np.zeros((groups.added, n_td.shape[1]), n_td.dtype)])
     if routing.pads == "zeroed" and not groups.real_t.all():
         n_td = np.where(groups.real_t[:, None], n_td, n_td.dtype.type(0))
+    return n_td
+
+
+def _explored(ops, config, routing, n_td, mode):
+    """What the experts see, and what the router hears of it."""
     policy = routing.train_policy if mode.training else "argmax"
     if policy == "input dropout":
         return n_td, ops.input_dropout(n_td, routing.input_dropout, mode.rng)
@@ -167,12 +182,12 @@ def _entering(ops, config, routing, n_td, groups, mode):
     return (heard_td if policy == "leaking jitter" else n_td), heard_td
 
 
-def _ask(ops, config, routing, p, a, heard_td, mode):
+def _ask(ops, config, routing, p, a, mode):
     """Logits and probabilities; a router that is nudged keeps its bias apart from both."""
     br_e = p.br_e if config.router_bias else None
     if routing.router == "bias":
         a.b_e, br_e = br_e, None
-    a.h_te = ops.router_logits(heard_td, p.wr_de, br_e)
+    a.h_te = ops.router_logits(a.heard_td, p.wr_de, br_e)
     if mode.training and routing.train_policy == "logit jitter":
         a.h_te = ops.logit_jitter(a.h_te, _jitter(config, routing), mode.rng)
     a.p_te = ops.softmax(a.h_te)
@@ -210,13 +225,13 @@ def _row_slots(ops, config, seats, groups, room):
     return row_slot_tn, int(row_slot_tn.max(initial=-1)) + 1
 
 
-def _answers(ops, config, p, n_td, choices, row_C):
+def _answers(ops, config, p, n_td, choices, row_C, hidden):
     activation = getattr(ops, ACTIVATIONS[config.dense_act_fn])
     if config.is_gated_act:
         mixture, experts = ops.gated_mixture, (p.wi0_edf, p.wi1_edf, p.wo_efd)
     else:
         mixture, experts = ops.mixture, (p.wi_edf, p.wo_efd)
-    return reduce(np.add, (mixture(n_td, *choice, *experts, row_C, activation) for choice in choices))
+    return reduce(np.add, (mixture(n_td, *choice, *experts, row_C, activation, *hidden) for choice in choices))
 
 
 def _queues(ops, config, n_td, choices, row_C):
@@ -235,14 +250,35 @@ def _by_sentence(a, sight):
     return [a.k_shk[s] for s in sight.spans_s], [a.v_shk[s] for s in sight.spans_s]
 
 
-def _look(ops, p, x_td, a, keys, values, sight, keep):
-    sentences = zip(sight.spans_t, keys, sight.biases, strict=True)
-    looks = [ops.attention_weights(a.q_thk[t], k_shk, bias_hts) for t, k_shk, bias_hts in sentences]
-    a.o_thk = np.concatenate([ops.attend(look_hts, v_shk) for look_hts, v_shk in zip(looks, values, strict=True)])
+def _look(ops, p, x_td, a, keys, values, sight, keep, mode):
+    keeps = _attention_dropout(ops, a, sight, x_td.dtype, mode)
+    a.o_thk = ops.attend_within(a.q_thk, keys, values, sight.biases, *keeps)
     a.y_td = ops.merge_heads(a.o_thk, p.wo_hkd)
-    a.x_td = x_td + a.y_td
     if keep:
-        a.look_hts = block_diagonal(looks)
+        sentences = zip(sight.spans_t, keys, sight.biases, strict=True)
+        a.look_hts = block_diagonal([ops.attention_weights(a.q_thk[t], k_shk, bias_hts) for t, k_shk, bias_hts in sentences])
+    return _residual(ops, x_td, a, mode)
+
+
+def _attention_dropout(ops, a, sight, dtype, mode):
+    """What is left of each sentence's attention, as the last argument of `attend_within`; nothing without dropout."""
+    if not mode.dropout:
+        return ()
+    shapes = [(a.q_thk.shape[1], *bias_hts.shape[1:]) for bias_hts in sight.biases]
+    a.keeps = [ops.keep_mask(shape, mode.dropout, mode.rng, dtype.type) for shape in shapes]
+    return (a.keeps,)
+
+
+def _hidden(ops, config, a, rate, rng):
+    """What is left of the hidden numbers of each token, as the last argument of a dense layer; nothing without dropout."""
+    if not rate:
+        return ()
+    a.keep_tf = ops.keep_mask((len(a.n_td), config.d_ff), rate, rng, a.n_td.dtype.type)
+    return (a.keep_tf,)
+
+
+def _residual(ops, x_td, a, mode):
+    a.x_td = x_td + dropped_out(ops, a.y_td, a, mode)
     return a.x_td, a
 
 

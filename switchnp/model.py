@@ -4,50 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import NoneType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import generation, memory, network, objective, weights
+from . import generation, gradients, memory, network, weights
 from .config import Config
 from .errors import InputError, TokenizerError
 from .infilling import Filled, beams_for, fill
 from .network import Row
+from .output import Output, losses_of
 from .padding import Batch, Edge, targets_of
 from .routers import Mode
 from .routing import Routing
 from .search import GenerationConfig
-from .setups import Weights, check_choices, check_fit, compiling, setup_of
+from .setups import Weights, check_choices, check_fit, dropping, fastest, setup_of
 from .speech import Speech
 from .tokenizer import Tokenizer
 from .tree import Tree
 from .voices import Voices
 
 __all__ = ["Output", "SwitchTransformer"]
-
-
-@dataclass(frozen=True, eq=False)
-class Output:
-    """What a forward pass answers. B sentences, T words of the decoder, S of the encoder, V of the vocabulary.
-
-    The losses are those before their coefficients; `cross_entropy`, `logit_z_loss` and `loss` are None without labels. `loss` is
-    the cross-entropy plus all others times their coefficients; where a routing takes the mean over layers, each stack's is
-    its own mean, and `loss` has the mean over the layers of both (`objective.total_loss`).
-    """
-
-    logits: NDArray[Any]
-    encoder_last_hidden_state: NDArray[Any]
-    decoder_last_hidden_state: NDArray[Any]
-    encoder_balance_loss: float
-    decoder_balance_loss: float
-    encoder_z_loss: float
-    decoder_z_loss: float
-    cross_entropy: float | None
-    logit_z_loss: float | None
-    loss: float | None
 
 
 class SwitchTransformer:
@@ -80,7 +59,7 @@ class SwitchTransformer:
         check_choices(routing, engine or "fast")
         self.routing = Routing.paper() if routing is None else routing
         self._weights = Weights(config, params, dtype, threads)
-        self.engine = _engine(engine, self.routing, self._weights)
+        self.engine = engine or fastest(self.routing, self._weights)
         check_fit(self.routing, self._weights, self.engine)
         if tokenizer is not None:
             weights.check_vocabulary(tokenizer, config)
@@ -155,8 +134,43 @@ class SwitchTransformer:
         memory_td, encoder = passes.encode(*setup, prompts.row, mode=mode)
         last_td, decoder = passes.decode(*setup, words.row, memory_td, prompts.row, mode=mode)
         logits_tv = network.logits(setup[0], self.config, setup[-1], last_td)
-        losses = self._losses(logits_tv, words, targets, encoder, decoder, prompts.row)
+        target_t = None if targets is None else targets_of(words, targets)
+        losses = losses_of(*self._readable_setup[:3], logits_tv, target_t, (encoder, prompts.row), (decoder, words.row))
         return Output(words.padded(logits_tv), prompts.padded(memory_td), words.padded(last_td), **losses)
+
+    def loss_and_grads(
+        self,
+        input_ids: ArrayLike,
+        attention_mask: ArrayLike | None = None,
+        decoder_input_ids: ArrayLike | None = None,
+        decoder_attention_mask: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        training: bool = True,
+        rng: np.random.Generator | None = None,
+        dropout: float = 0.0,
+        expert_dropout: float | None = None,
+        smoothing: float = 0.0,
+    ) -> tuple[float, Tree]:
+        """The loss that training makes small, as `Output.loss` has it, and its gradient: a Tree of the shape of `params`.
+
+        Computed by hand-written mirrors of the equations, on the readable engines. A choice of expert has no gradient
+        (paper.md 2n): the router learns by the gates of what was kept, and by its own losses.
+
+        dropout         at every site that transformers has; inside experts `expert_dropout`, where it is another
+        smoothing       the share of each target that is spread over all words
+
+        Raises InputError.
+        """
+        rates = {"dropout": dropout, "expert_dropout": dropout if expert_dropout is None else expert_dropout}
+        mode = dropping(self._mode(training, rng), rates, smoothing)
+        prompts = self._edge.batch("input_ids", input_ids, attention_mask)
+        words, targets = self._edge.words(prompts, decoder_input_ids, decoder_attention_mask, labels)
+        if targets is None:
+            raise InputError("labels are missing, expected the words that are to be learned")
+        task = gradients.CrossEntropy(smoothing)
+        rows = prompts.row, words.row, targets_of(words, targets)
+        losses, grads = gradients.loss_and_gradients(*self._readable_setup, *rows, mode, task)
+        return losses.loss, grads
 
     def encode(
         self,
@@ -327,34 +341,6 @@ class SwitchTransformer:
         ended = np.cumsum(words == self.config.eos_token_id, axis=1) > 0
         return words, ~ended
 
-    def _losses(
-        self, logits_tv: Any, words: Batch, targets: Any, encoder: Tree, decoder: Tree, prompt_row: Row
-    ) -> dict[str, Any]:
-        spoken = [(encoder, "encoder", prompt_row), (decoder, "decoder", words.row)]
-        losses = [self._router_losses(*stack) for stack in spoken]
-        cross_entropy = logit_z = loss = None
-        if targets is not None:
-            target_t = targets_of(words, targets)
-            cross_entropy = float(self._readable_setup[0].cross_entropy(logits_tv, target_t))
-            logit_z = float(self._readable_setup[0].logit_z(logits_tv, target_t))
-            loss = objective.total_loss(self.config, self.routing, cross_entropy, logit_z, *losses)
-        return {
-            "encoder_balance_loss": objective.stack_loss(self.routing, losses[0].balances),
-            "decoder_balance_loss": objective.stack_loss(self.routing, losses[1].balances),
-            "encoder_z_loss": objective.stack_loss(self.routing, losses[0].zs),
-            "decoder_z_loss": objective.stack_loss(self.routing, losses[1].zs),
-            "cross_entropy": cross_entropy,
-            "logit_z_loss": logit_z,
-            "loss": loss,
-        }
-
-    def _router_losses(self, stack: Tree, name: str, row: Row) -> objective.RouterLosses:
-        routing, switches = self.routing.of(name), network.switches(stack)
-        if len(switches) == len(stack.blocks) and not routing.all_sparse_loss:
-            return objective.RouterLosses([], [])
-        groups = network.groups_of(self._readable_setup[0], self.config, routing, row)
-        return objective.router_losses(self._readable_setup[0], routing, switches, groups)
-
     def _prompts(self, texts: list[str] | None, ids: Any, mask: ArrayLike | None) -> Batch:
         if texts is None:
             return self._edge.batch("input_ids", ids, mask)
@@ -366,15 +352,6 @@ class SwitchTransformer:
         if self.tokenizer is None:
             raise TokenizerError("this model has no tokenizer, expected ids instead of text (or convert it with --tokenizer)")
         return self.tokenizer
-
-
-def _engine(engine: str | None, routing: Routing, weights: Weights) -> Any:
-    """The engine that is asked for, or the fastest that this routing and these weights can have."""
-    if engine is not None:
-        return engine
-    if routing.precision != "float32":
-        return "equations"
-    return "kernels" if weights.itemsize == 8 or not compiling() else "fast"
 
 
 def _voices_of(engine: str) -> Any:

@@ -6,6 +6,7 @@ sentences laid end to end in one row.
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from .layers import EVALUATION, Sight
 from .routers import Groups
 from .tree import Tree
 
-__all__ = ["Row", "decode", "encode", "groups_of", "logits", "switches"]
+__all__ = ["Bias", "Row", "Tape", "decode", "encode", "groups_of", "logits", "stack_losses", "switches", "table_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,34 +50,59 @@ class Row:
         return Row(self.ids_t[token_t], segment_t, self.position_t[token_t], self.mask_t[token_t], len(lengths)), token_t
 
 
-def encode(ops, config, routing, params, row, keep=False, mode=EVALUATION):
-    """What the encoder makes of a row: memory_td, and the Tree of arrays on the way (all of them where `keep`)."""
+class Tape:
+    """What a backward pass has to know of a stack's forward pass besides its arrays.
+
+    biases          each sentence's Bias
+    sights          a Sight a block
+    memory_sight    of cross-attention
+    groups          which tokens queue together
+    """
+
+    biases: list
+    sights: list
+    memory_sight: Sight
+    groups: Groups
+
+
+class Bias(NamedTuple):
+    """How far apart a sentence's tokens are, which may see which, and what that adds to their scores."""
+
+    bucket_ts: np.ndarray
+    see_ts: np.ndarray
+    bias_hts: np.ndarray
+
+
+def encode(ops, config, routing, params, row, keep=False, mode=EVALUATION, tape=None):
+    """What the encoder makes of a row: memory_td, and the Tree of arrays on the way (all of them where `keep`).
+
+    tape    a Tape that is to be filled; the Tree then has what a backward pass needs
+    """
     stack, routing = params.encoder, routing.of("encoder")
-    table_vd = stack.embedding_vd if config.separate_embeddings else params.embedding_vd
-    x_td = ops.embed(row.ids_t, table_vd)
-    a = _opening(row, x_td)
+    a, x_td = _opening(ops, config, params, stack, row, mode)
     biases, sights = _sights(ops, config, routing, stack, row, causal=False)
     if keep:
         a.bucket_ts, a.bias_hts = _whole_biases(biases)
     groups = groups_of(ops, config, routing, row)
     for p, sight in zip(stack.blocks, sights, strict=True):
         b = Tree()
-        x_td, b.attention = layers.self_attention(ops, config, p.attention, x_td, sight, keep)
+        x_td, b.attention = layers.self_attention(ops, config, p.attention, x_td, sight, keep, mode=mode)
         x_td = _feedforward(ops, config, routing, p, x_td, b, groups, keep, mode)
-        a.blocks.append(b if keep else _routes(b))
-    a.memory_td = ops.rms_norm(x_td, stack.norm_d, config.layer_norm_epsilon)
+        a.blocks.append(b if keep or tape else _routes(b))
+    if tape is not None:
+        tape.biases, tape.sights, tape.groups = biases, sights, groups
+    a.memory_td = _ending(ops, config, stack, x_td, a, mode)
     return a.memory_td, a
 
 
-def decode(ops, config, routing, params, row, memory_sd, memory_row, keep=False, pasts=None, mode=EVALUATION):
+def decode(ops, config, routing, params, row, memory_sd, memory_row, keep=False, pasts=None, mode=EVALUATION, tape=None):
     """What the decoder makes of a row over the encoder's memory: last_td, after the last norm, and the Tree.
 
     pasts   one `Past` a block: the row is then the newest words of each sentence, and the Pasts remember the others
+    tape    a Tape that is to be filled; the Tree then has what a backward pass needs
     """
     stack, routing = params.decoder, routing.of("decoder")
-    table_vd = stack.embedding_vd if config.separate_embeddings else params.embedding_vd
-    x_td = ops.embed(row.ids_t, table_vd)
-    a = _opening(row, x_td)
+    a, x_td = _opening(ops, config, params, stack, row, mode)
     seen = len(pasts[0]) if pasts else 0
     biases, sights = _sights(ops, config, routing, stack, row, causal=True, seen=seen)
     if keep:
@@ -85,11 +111,13 @@ def decode(ops, config, routing, params, row, memory_sd, memory_row, keep=False,
     groups = groups_of(ops, config, routing, row)
     for p, sight, past in zip(stack.blocks, sights, pasts or [None] * len(sights), strict=True):
         b = Tree()
-        x_td, b.attention = layers.self_attention(ops, config, p.attention, x_td, sight, keep, past)
-        x_td, b.cross = layers.cross_attention(ops, config, p.cross, x_td, memory_sd, memory_sight, keep, past)
+        x_td, b.attention = layers.self_attention(ops, config, p.attention, x_td, sight, keep, past, mode)
+        x_td, b.cross = layers.cross_attention(ops, config, p.cross, x_td, memory_sd, memory_sight, keep, past, mode)
         x_td = _feedforward(ops, config, routing, p, x_td, b, groups, keep, mode)
-        a.blocks.append(b if keep else _routes(b))
-    a.last_td = ops.rms_norm(x_td, stack.norm_d, config.layer_norm_epsilon)
+        a.blocks.append(b if keep or tape else _routes(b))
+    if tape is not None:
+        tape.biases, tape.sights, tape.memory_sight, tape.groups = biases, sights, memory_sight, groups
+    a.last_td = _ending(ops, config, stack, x_td, a, mode)
     return a.last_td, a
 
 
@@ -100,8 +128,19 @@ def logits(ops, config, params, last_td):
     return ops.head(last_td, params.head_vd)
 
 
-def _opening(row, x_td):
-    return Tree(ids_t=row.ids_t, segment_t=row.segment_t, position_t=row.position_t, mask_t=row.mask_t, x_td=x_td, blocks=[])
+def _opening(ops, config, params, stack, row, mode):
+    a = Tree(ids_t=row.ids_t, segment_t=row.segment_t, position_t=row.position_t, mask_t=row.mask_t, blocks=[])
+    a.x_td = layers.dropped_out(ops, ops.embed(row.ids_t, table_of(config, params, stack).embedding_vd), a, mode)
+    return a, a.x_td
+
+
+def table_of(config, params, stack):
+    """The Tree that has the table of a stack's words."""
+    return stack if config.separate_embeddings else params
+
+
+def _ending(ops, config, stack, x_td, a, mode):
+    return layers.dropped_out(ops, ops.rms_norm(x_td, stack.norm_d, config.layer_norm_epsilon), a, mode, "keep_last_td")
 
 
 def groups_of(ops, config, routing, row):
@@ -124,6 +163,14 @@ def switches(stack):
     return [block.switch for block in stack.blocks if "switch" in block]
 
 
+def stack_losses(ops, routing, stack, groups):
+    """The router losses of a stack's pass; none where all its layers are sparse and the routing then has none."""
+    sparse = switches(stack)
+    if len(sparse) == len(stack.blocks) and not routing.all_sparse_loss:
+        return objective.RouterLosses([], [])
+    return objective.router_losses(ops, routing, sparse, groups)
+
+
 def _flaxformer_groups(ops, routing, row, E):
     """Equal parts of the padded batch, its places in the row numbered as they lie; what is added has the numbers behind it."""
     B, T = row.sentences, len(row.ids_t) // row.sentences
@@ -143,7 +190,7 @@ def _feedforward(ops, config, routing, p, x_td, b, groups, keep, mode):
         if keep and len(x_td):
             b.switch.balance = objective.router_losses(ops, routing, [b.switch], groups).balances[0]
     else:
-        x_td, b.dense = layers.dense(ops, config, p.dense, x_td)
+        x_td, b.dense = layers.dense(ops, config, p.dense, x_td, mode)
     return x_td
 
 
@@ -155,18 +202,18 @@ def _routes(b):
 
 
 def _sights(ops, config, routing, stack, row, causal, seen=0):
-    """Each sentence's (bucket_ts, bias_hts), and the Sight of every block: one for all, but that transformers 5.0 forgets the
+    """Each sentence's Bias, and the Sight of every block: one for all, but that transformers 5.0 forgets the
     distances above block 0, and keeps the masks."""
     biases = _own_biases(ops, config, stack.bias_rh, row, causal, seen)
-    sight = Sight(row.spans, row.spans, [bias_hts for _, bias_hts in biases])
+    sight = Sight(row.spans, row.spans, [bias.bias_hts for bias in biases])
     if routing.position_bias == "every block":
         return biases, [sight] * len(stack.blocks)
-    blind = [bias_hts for _, bias_hts in _own_biases(ops, config, 0 * stack.bias_rh, row, causal, seen)]
+    blind = [bias.bias_hts for bias in _own_biases(ops, config, 0 * stack.bias_rh, row, causal, seen)]
     return biases, [sight] + [sight._replace(biases=blind)] * (len(stack.blocks) - 1)
 
 
 def _own_biases(ops, config, bias_rh, row, causal, seen=0):
-    """Each sentence's (bucket_ts, bias_hts); those of one length and one mask share theirs."""
+    """Each sentence's Bias; those of one length and one mask share theirs."""
     known, biases = {}, []
     for span in row.spans:
         position_t, mask_t = row.position_t[span], row.mask_t[span]
@@ -178,8 +225,8 @@ def _own_biases(ops, config, bias_rh, row, causal, seen=0):
 
 
 def _whole_biases(biases):
-    bucket_ts = layers.block_diagonal([bucket_ts for bucket_ts, _ in biases], between=-1)
-    return bucket_ts, layers.block_diagonal([bias_hts for _, bias_hts in biases], between=-np.inf)
+    bucket_ts = layers.block_diagonal([bias.bucket_ts for bias in biases], between=-1)
+    return bucket_ts, layers.block_diagonal([bias.bias_hts for bias in biases], between=-np.inf)
 
 
 def _own_bias(ops, config, bias_rh, position_t, mask_t, causal, seen):
@@ -188,7 +235,7 @@ def _own_bias(ops, config, bias_rh, position_t, mask_t, causal, seen):
     mask_s = np.concatenate([np.ones(seen, bool), mask_t])
     bucket_ts = ops.relative_bucket(ops.distance(position_t, position_s), *buckets, bidirectional=not causal)
     see_ts = ops.visible(position_t, position_s, mask_s, causal)
-    return bucket_ts, ops.hide(ops.position_bias(bucket_ts, bias_rh), see_ts)
+    return Bias(bucket_ts, see_ts, ops.hide(ops.position_bias(bucket_ts, bias_rh), see_ts))
 
 
 def _memory_sight(ops, row, memory_row, dtype):

@@ -6,7 +6,7 @@ import numpy as np
 
 from .routers import ROUTERS
 
-__all__ = ["RouterLosses", "router_losses", "stack_loss", "total_loss"]
+__all__ = ["RouterLosses", "coefficients", "router_losses", "router_losses_vjp", "stack_loss", "total_loss"]
 
 _SHARE_POWER = {"counted": 0, "left out": 0, "zeroed": 2, "weighted": 1}
 
@@ -26,28 +26,69 @@ def router_losses(ops, routing, switches, groups):
     """
     if not switches or len(groups.real_t) == 0:
         return RouterLosses([], [])
-    units = [switches] if routing.loss_layers == "concatenated" else [[a] for a in switches]
-    scopes = {"batch": [slice(None)], "group": groups.members, "sequence": groups.sentences}[routing.loss_tokens]
-    scopes = [scope for scope in scopes if _counts(routing, groups.real_t[scope])]
+    units, scopes = _units(routing, switches), _scopes(routing, groups)
     if not scopes:
         return RouterLosses([0.0 for _ in units], [0.0 for _ in units])
-    balances = [np.mean([_balance_loss(ops, routing, layers, groups.real_t, scope) for scope in scopes]) for layers in units]
+    balances = [np.mean([_balance_loss(ops, routing, layers, *scope) for scope in scopes]) for layers in units]
     return RouterLosses(balances, [_z_loss(ops, routing, layers, groups.real_t) for layers in units])
 
 
-def _balance_loss(ops, routing, layers, real_t, scope):
+def router_losses_vjp(ops, routing, switches, groups, dbalance, dz):
+    """What every one of the `router_losses` says of each layer's probabilities and logits: a list of (dp_te, dh_te).
+
+    dbalance, dz    how much each balance loss and each z-loss counts
+    """
+    gradients = [(np.zeros_like(a.p_te), np.zeros_like(a.h_te)) for a in switches]
+    scopes = _scopes(routing, groups) if switches and len(groups.real_t) else []
+    for layers, own in zip(_units(routing, switches), _units(routing, gradients), strict=True) if scopes else ():
+        for scope in scopes if dbalance else ():
+            _balance_loss_vjp(ops, routing, layers, *scope, dbalance / len(scopes), [dp_te for dp_te, _ in own])
+        if dz:
+            _z_loss_vjp(ops, routing, layers, groups.real_t, dz, [dh_te for _, dh_te in own])
+    return gradients
+
+
+def _units(routing, layers):
+    """Which layers have a loss together."""
+    return [layers] if routing.loss_layers == "concatenated" else [[a] for a in layers]
+
+
+def _scopes(routing, groups):
+    """Which tokens have a balance loss together, and how much it counts: (indices, weight) each."""
+    scopes = {"batch": [slice(None)], "group": groups.members, "sequence": groups.sentences}[routing.loss_tokens]
+    index_t = np.arange(len(groups.real_t))
+    return [_counted(routing, groups.real_t, index_t[scope]) for scope in scopes if _counts(routing, groups.real_t[scope])]
+
+
+def _counted(routing, real_t, scope):
+    share = real_t[scope].mean()
+    counted = scope if routing.loss_pads in ("counted", "weighted") else scope[real_t[scope]]
+    return counted, share ** _SHARE_POWER[routing.loss_pads]
+
+
+def _balance_loss(ops, routing, layers, counted, share):
     """The load-balancing loss of some tokens of these layers; a router with several choices says how they count."""
-    counted_t = real_t[scope]
-    share = counted_t.mean()
-    if routing.loss_pads in ("counted", "weighted"):
-        counted_t = np.ones_like(counted_t)
-    if not counted_t.any():
+    if not len(counted):
         return 0.0
-    p_te = np.concatenate([a.p_te[scope][counted_t] for a in layers])
-    expert_tn = np.concatenate([_counted_at(routing, a)[scope][counted_t] for a in layers])
+    p_te = np.concatenate([a.p_te[counted] for a in layers])
+    losses = [weight * ops.load_balance(p_te, expert_t) for expert_t, weight in _asked(routing, layers, counted)]
+    return float(sum(losses) * share)
+
+
+def _balance_loss_vjp(ops, routing, layers, counted, share, dbalance, gradients):
+    """Add to each layer's dp_te."""
+    p_te = np.concatenate([a.p_te[counted] for a in layers])
+    for expert_t, weight in _asked(routing, layers, counted) if len(counted) else ():
+        (dp_te,) = ops.load_balance_vjp(dbalance * share * weight, None, p_te, expert_t)
+        for own_te, part_te in zip(gradients, np.split(dp_te, len(layers)), strict=True):
+            own_te[counted] += part_te
+
+
+def _asked(routing, layers, counted):
+    """Each choice's experts that the balance loss counts, and how much it counts them."""
+    expert_tn = np.concatenate([_counted_at(routing, a)[counted] for a in layers])
     weights = ROUTERS[routing.router].counts(expert_tn.shape[1])
-    losses = [weight * ops.load_balance(p_te, expert_tn[:, n]) for n, weight in enumerate(weights) if weight]
-    return float(sum(losses) * share ** _SHARE_POWER[routing.loss_pads])
+    return [(expert_tn[:, n], weight) for n, weight in enumerate(weights) if weight]
 
 
 def stack_loss(routing, losses):
@@ -62,11 +103,18 @@ def total_loss(config, routing, cross_entropy, logit_z, encoder, decoder):
 
     Source: Switch, §2.2 (added to the total loss); transformers 5.23; T5X with flaxformer.
     """
-    balance_coef = config.router_aux_loss_coef if routing.balance_coef is None else routing.balance_coef
-    z_coef = config.router_z_loss_coef if routing.z_coef is None else routing.z_coef
+    balance_coef, z_coef = coefficients(config, routing)
     balance = stack_loss(routing, encoder.balances + decoder.balances)
     z = stack_loss(routing, encoder.zs + decoder.zs)
     return cross_entropy + routing.logit_z_coef * logit_z + balance_coef * balance + z_coef * z
+
+
+def coefficients(config, routing, losses=1):
+    """How much a balance loss and a z-loss count, where there are so many of each."""
+    balance_coef = config.router_aux_loss_coef if routing.balance_coef is None else routing.balance_coef
+    z_coef = config.router_z_loss_coef if routing.z_coef is None else routing.z_coef
+    share = max(losses, 1) if routing.loss_layers == "mean" else 1
+    return balance_coef / share, z_coef / share
 
 
 def _counts(routing, real_t):
@@ -75,15 +123,32 @@ def _counts(routing, real_t):
 
 
 def _z_loss(ops, routing, layers, real_t):
+    h_te = _heard(routing, layers, real_t)
+    return 0.0 if h_te is None else float(ops.router_z(h_te))
+
+
+def _z_loss_vjp(ops, routing, layers, real_t, dz, gradients):
+    """Add to each layer's dh_te."""
+    h_te = _heard(routing, layers, real_t)
+    if h_te is None:
+        return
+    (dh_te,) = ops.router_z_vjp(dz, None, h_te)
+    for own_te, part_te in zip(gradients, np.split(dh_te, len(layers)), strict=True):
+        if routing.loss_pads == "counted":
+            own_te += part_te
+        else:
+            own_te[real_t] += part_te[real_t] if routing.loss_pads == "zeroed" else part_te
+
+
+def _heard(routing, layers, real_t):
+    """The logits that the z-loss is of; None where there are none."""
     if not ROUTERS[routing.router].listens:
-        return 0.0
-    h_te = np.concatenate([a.h_te for a in layers])
-    real_t = np.concatenate([real_t for _ in layers])
+        return None
     if routing.loss_pads == "counted":
-        return float(ops.router_z(h_te))
+        return np.concatenate([a.h_te for a in layers])
     if routing.loss_pads == "zeroed":
-        return float(ops.router_z(np.where(real_t[:, None], h_te, h_te.dtype.type(0))))
-    return float(ops.router_z(h_te[real_t])) if real_t.any() else 0.0
+        return np.concatenate([np.where(real_t[:, None], a.h_te, a.h_te.dtype.type(0)) for a in layers])
+    return np.concatenate([a.h_te[real_t] for a in layers]) if real_t.any() else None
 
 
 def _counted_at(routing, a):

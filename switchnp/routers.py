@@ -26,10 +26,12 @@ class Groups(NamedTuple):
 
 
 class Mode(NamedTuple):
-    """Is it training, and where random numbers come from."""
+    """Is it training, where random numbers come from, and how much dropout forgets, inside experts maybe more."""
 
     training: bool = False
     rng: np.random.Generator | None = None
+    dropout: float = 0.0
+    expert_dropout: float = 0.0
 
 
 class Seats(NamedTuple):
@@ -44,12 +46,14 @@ class Router(NamedTuple):
     """How a router answers.
 
     choose      (ops, routing, a, groups, mode) -> expert_tn, gate_tn, asks_tn for the row; a has h_te and p_te, and b_e
+    gates_vjp   (ops, a, expert_tn, dgate_tn) -> dp_te: what the gates' gradient says of the probabilities
     seat        (ops, routing, expert_tn, gate_tn, asks_tn, E, C, rng) -> slot_tn, for one group
     counts      (N) -> how much each choice counts in the balance loss
     listens     does it go by the logits, so that they have a z-loss?
     """
 
     choose: Callable
+    gates_vjp: Callable
     seat: Callable
     counts: Callable
     listens: bool = True
@@ -136,17 +140,34 @@ def _experts_take(ops, routing, expert_te, p_te, asks_te, E, C, rng):
     return np.where(asks_te, ops.expert_choice_slots(np.where(asks_te, p_te, 0), C), -1)
 
 
+def _gate_vjp(ops, a, expert_tn, dgate_tn):
+    return ops.gate_vjp(dgate_tn[:, 0], None, a.p_te, expert_tn[:, 0])[0]
+
+
+def _gates_vjp(ops, a, expert_tn, dgate_tn):
+    return ops.gates_vjp(dgate_tn, None, a.p_te, expert_tn)[0]
+
+
+def _shares_vjp(ops, a, expert_tn, dshare_tn):
+    gate_tn = ops.gates(a.p_te, expert_tn)
+    return _gates_vjp(ops, a, expert_tn, *ops.renormalise_vjp(dshare_tn, ops.renormalise(gate_tn), gate_tn))
+
+
+def _silent_vjp(ops, a, expert_tn, dgate_tn):
+    return np.zeros_like(a.p_te)
+
+
 def _none(N):
     return np.zeros(N)
 
 
 ROUTERS = {
-    "top 1": Router(_chosen(_top1), _queue, np.ones),
-    "top k": Router(_chosen(_top_k), _queue, np.ones),
-    "gshard": Router(_gshard, _queue, lambda N: np.array([1, 0])),
-    "no token left behind": Router(_chosen(_top_k), _next_choice, lambda N: np.full(N, 1 / N)),
-    "expert choice": Router(_chosen(_every_expert), _experts_take, _none),
-    "hash": Router(_chosen(_hash), _queue, _none, listens=False),
-    "bias": Router(_chosen(_bias), _queue, _none),
+    "top 1": Router(_chosen(_top1), _gate_vjp, _queue, np.ones),
+    "top k": Router(_chosen(_top_k), _gates_vjp, _queue, np.ones),
+    "gshard": Router(_gshard, _shares_vjp, _queue, lambda N: np.array([1, 0])),
+    "no token left behind": Router(_chosen(_top_k), _gates_vjp, _next_choice, lambda N: np.full(N, 1 / N)),
+    "expert choice": Router(_chosen(_every_expert), _gates_vjp, _experts_take, _none),
+    "hash": Router(_chosen(_hash), _silent_vjp, _queue, _none, listens=False),
+    "bias": Router(_chosen(_bias), _gate_vjp, _queue, _none),
 }
 """By the name that a Routing has for it."""

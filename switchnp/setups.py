@@ -14,10 +14,11 @@ from .derived import lazy
 from .errors import InputError, ShapeError
 from .params import check_shapes
 from .quantization import SCALES, scale_path, widened
+from .routers import Mode
 from .routing import Routing
 from .tree import Tree
 
-__all__ = ["ARITHMETIC", "ENGINES", "Weights", "check_choices", "check_fit", "compiling", "setup_of"]
+__all__ = ["ARITHMETIC", "ENGINES", "Weights", "check_choices", "check_fit", "compiling", "dropping", "fastest", "setup_of"]
 
 ENGINES = ("fast", "kernels", "equations")
 ARITHMETIC = ("float32", "bfloat16", "int8")
@@ -84,6 +85,23 @@ def setup_of(weights: Weights, routing: Routing, engine: str) -> tuple[Any, Conf
         return ops, weights.config, routing, weights.packed
     params = weights.readable
     return ops, weights.config, routing, params if routing.precision == "float32" else simulated(params, routing.precision)
+
+
+def fastest(routing: Routing, weights: Weights) -> str:
+    """The fastest engine that this routing and these weights can have."""
+    if routing.precision != "float32":
+        return "equations"
+    return "kernels" if weights.itemsize == 8 or not compiling() else "fast"
+
+
+def dropping(mode: Mode, rates: dict[str, float], smoothing: float) -> Mode:
+    """The Mode with dropout. Raises InputError for a share that is none, and for dropout that nobody draws."""
+    for name, share in (rates | {"smoothing": smoothing}).items():
+        if isinstance(share, bool) or not isinstance(share, (int, float, np.floating)) or not 0 <= share < 1:
+            raise InputError(f"{name} is {share!a:.80}, expected 0 or more and below 1")
+    if any(rates.values()) and mode.rng is None:
+        raise InputError("dropout draws at random, expected rng=np.random.default_rng(seed)")
+    return mode._replace(**rates)
 
 
 def compiling() -> bool:

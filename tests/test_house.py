@@ -40,9 +40,12 @@ FLOORS = {
     "pieces": 3,
     "layers": 3,
     "objective": 3,
+    "adjoints": 4,
     "weights": 4,
     "cost": 4,
     "network": 4,
+    "gradients": 5,
+    "output": 5,
     "voices": 5,
     "engine": 6,
     "setups": 7,
@@ -67,7 +70,7 @@ FLOORS = {
 }
 ALPHABET = set("tsdhkfecvrn1")
 ARRAY_ROOMS = [*(PACKAGE / "equations").glob("*.py"), *(PACKAGE / "kernels").glob("*.py"), PACKAGE / "layers.py"]
-EQUATIONS = [getattr(eq, name) for name in eq.__all__]
+EQUATIONS = [getattr(eq, name) for name in eq.__all__ if not name.endswith("_vjp")]
 LIBRARIES = {"numpy", "numba", "h5py", "sentencepiece", "safetensors", "tqdm", "ml_dtypes", "torch", "llvmlite"} | {
     "transformers",
     "tokenizers",

@@ -20,6 +20,7 @@ from . import (
     capacity,
     choices,
     distillation,
+    dropout,
     embedding,
     experts,
     exploration,
@@ -36,6 +37,7 @@ from .attention import *
 from .capacity import *
 from .choices import *
 from .distillation import *
+from .dropout import *
 from .embedding import *
 from .experts import *
 from .exploration import *
@@ -50,7 +52,7 @@ from .routing import *
 
 ROOMS = (
     *(embedding, position, norm, attention, feedforward, routing, capacity, experts, losses),
-    *(exploration, choices, queues, groups, initial, distillation),
+    *(exploration, choices, queues, groups, initial, dropout, distillation),
 )
 EQUATIONS = {
     1: router_probs,

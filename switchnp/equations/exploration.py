@@ -2,7 +2,15 @@
 
 import numpy as np
 
-__all__ = ["input_dropout", "input_jitter", "logit_jitter", "sampled_expert"]
+__all__ = [
+    "input_dropout",
+    "input_dropout_vjp",
+    "input_jitter",
+    "input_jitter_vjp",
+    "logit_jitter",
+    "logit_jitter_vjp",
+    "sampled_expert",
+]
 
 
 def input_jitter(x_td, eps, rng):
@@ -18,6 +26,12 @@ def input_jitter(x_td, eps, rng):
     return np.multiply(x_td, rng.uniform(1 - eps, 1 + eps, x_td.shape).astype(dtype), dtype=dtype)
 
 
+def input_jitter_vjp(dy_td, y_td, x_td, eps, rng):
+    """dx = dy times the factor that was drawn, which is y / x; 1, its mean, where x is 0 and nobody can tell."""
+    factor_td = np.divide(y_td, x_td, out=np.ones_like(y_td), where=x_td != 0)
+    return ((dy_td * factor_td).astype(x_td.dtype),)
+
+
 def logit_jitter(h_te, eps, rng):
     """Noise is added to the logits, where the paper's text multiplies the input. Softmax cancels the 1.
 
@@ -26,6 +40,11 @@ def logit_jitter(h_te, eps, rng):
     Source: Switch, fig. 15 (the pseudo-code; no code of its authors does so).
     """
     return h_te + rng.uniform(1 - eps, 1 + eps, h_te.shape).astype(h_te.dtype)
+
+
+def logit_jitter_vjp(dy_te, y_te, h_te, eps, rng):
+    """dh = dy: what was added is a constant."""
+    return (dy_te,)
 
 
 def input_dropout(x_td, rate, rng):
@@ -40,6 +59,11 @@ def input_dropout(x_td, rate, rng):
     return np.where(seen_td, np.divide(x_td, dtype.type(1 - rate), dtype=dtype), dtype.type(0))
 
 
+def input_dropout_vjp(dy_td, y_td, x_td, rate, rng):
+    """dx = dy / (1 - rate) where the router saw x, else 0."""
+    return (np.where(y_td != 0, dy_td / y_td.dtype.type(1 - rate), 0).astype(x_td.dtype),)
+
+
 def sampled_expert(h_te, temperature, rng):
     """An expert at random, each as often as its probability says; at a temperature of 0 the best.
 
@@ -48,6 +72,8 @@ def sampled_expert(h_te, temperature, rng):
     The temperature scales the noise; p_i exactly at 1.
 
     Source: Switch, appendix C; mesh-tf's sample policy.
+
+    Gradient: none, a choice jumps; the router learns by the gate.
     """
     draw_te = rng.uniform(np.finfo(np.float32).tiny, 1, h_te.shape)
     return (h_te - temperature * np.log(-np.log(draw_te))).argmax(axis=-1)

@@ -13,6 +13,8 @@ def group_count(tokens, group_tokens, multiple=1):
 
     Source: flaxformer's moe_layers.py (multiple = E) and mesh-tf's moe.py (multiple = 1 on one device).
 
+    Gradient: none, it is a count.
+
     tokens      a multiple of `multiple`
     """
     G = -(-max(tokens // group_tokens, multiple) // multiple) * multiple
@@ -27,6 +29,8 @@ def filled_batch(B, T, multiple):
         B + b or T + t, whichever adds fewer tokens; T + t where they are equal
 
     Source: flaxformer's moe_layers.py (the tokens added are vectors of zeros).
+
+    Gradient: none, it is a count.
     """
     sentences = next(b for b in range(multiple) if (B + b) * T % multiple == 0)
     words = next(t for t in range(multiple) if B * (T + t) % multiple == 0)

@@ -17,6 +17,8 @@ def truncated_normal(shape, inputs, scale, rng):
 
     Source: Switch, §2.4.
 
+    Gradient: none, it draws the weights and depends on none.
+
     inputs  how many inputs each output adds up, the paper's n (fan-in)
     scale   the paper's s, of the variance: ten times smaller makes sigma smaller by sqrt(10); 0.1 is recommended, 1.0 was usual
     rng     one seed, one answer, to the bit

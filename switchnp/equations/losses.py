@@ -2,7 +2,23 @@
 
 import numpy as np
 
-__all__ = ["cross_entropy", "expert_share", "load_balance", "log_softmax", "logit_z", "mean_probs", "router_z"]
+__all__ = [
+    "cross_entropy",
+    "cross_entropy_vjp",
+    "expert_share",
+    "load_balance",
+    "load_balance_vjp",
+    "log_softmax",
+    "log_softmax_vjp",
+    "logit_z",
+    "logit_z_vjp",
+    "mean_probs",
+    "mean_probs_vjp",
+    "router_z",
+    "router_z_vjp",
+    "smoothed_cross_entropy",
+    "smoothed_cross_entropy_vjp",
+]
 
 
 def cross_entropy(logits_tv, target_t):
@@ -20,6 +36,36 @@ def cross_entropy(logits_tv, target_t):
     return np.mean(_logsumexp(logits_tv) - chosen_t)
 
 
+def cross_entropy_vjp(dloss, loss, logits_tv, target_t):
+    """dlogits = (softmax - 1 at the word that came) / words; 0 where there is nothing to predict."""
+    return smoothed_cross_entropy_vjp(dloss, loss, logits_tv, target_t, 0.0)
+
+
+def smoothed_cross_entropy(logits_tv, target_t, smoothing):
+    """The same where the model is never to be certain: a share of each target is spread over all words alike.
+
+        (1 - s) (-log p_target) + s mean_v (-log p_v),    their mean over t
+
+    Source: Szegedy et al. 2016, §7 (label smoothing); not part of T5 or Switch, and 0 by default in training.
+    """
+    words_t = target_t >= 0
+    logits_tv, target_t = logits_tv[words_t], target_t[words_t]
+    chosen_t = np.take_along_axis(logits_tv, target_t[:, None], axis=-1)[:, 0]
+    mixed_t = (1 - smoothing) * chosen_t + smoothing * logits_tv.mean(axis=-1)
+    return np.mean(_logsumexp(logits_tv) - mixed_t)
+
+
+def smoothed_cross_entropy_vjp(dloss, loss, logits_tv, target_t, smoothing):
+    """dlogits = (softmax - (1 - s) at the word that came - s / V) / words."""
+    words = np.flatnonzero(target_t >= 0)
+    dlogits_tv, scale = np.zeros_like(logits_tv), logits_tv.dtype.type(dloss / len(words))
+    p_tv = np.exp(log_softmax(logits_tv[words]))
+    p_tv -= smoothing / logits_tv.shape[1]
+    p_tv[np.arange(len(words)), target_t[words]] -= 1 - smoothing
+    dlogits_tv[words] = p_tv * scale
+    return (dlogits_tv,)
+
+
 def log_softmax(logits_tv):
     """How likely each word is, as a logarithm: softmax without the way over small numbers.
 
@@ -30,12 +76,19 @@ def log_softmax(logits_tv):
     return logits_tv - _logsumexp(logits_tv)[:, None]
 
 
+def log_softmax_vjp(dlogp_tv, logp_tv, logits_tv):
+    """dlogit_v = dlogp_v - p_v sum_u dlogp_u."""
+    return (dlogp_tv - np.exp(logp_tv) * dlogp_tv.sum(axis=-1, keepdims=True),)
+
+
 def expert_share(expert_t, E, dtype=np.float64):
     """The share of the tokens that ask for each expert, dropped ones included.
 
         f_i = 1/T sum_x [argmax p(x) = i]
 
     Source: Switch, eq. 5.
+
+    Gradient: none, it counts choices.
     """
     return np.mean(expert_t[:, None] == np.arange(E), axis=0, dtype=dtype)
 
@@ -48,6 +101,11 @@ def mean_probs(p_te):
     Source: Switch, eq. 6.
     """
     return np.mean(p_te, axis=0)
+
+
+def mean_probs_vjp(dmean_e, mean_e, p_te):
+    """dp_te = dP_e / T, the same for every token."""
+    return (np.broadcast_to(dmean_e / len(p_te), p_te.shape).astype(p_te.dtype),)
 
 
 def load_balance(p_te, expert_t):
@@ -65,6 +123,12 @@ def load_balance(p_te, expert_t):
     return E * np.dot(expert_share(expert_t, E, p_te.dtype), mean_probs(p_te))
 
 
+def load_balance_vjp(dloss, loss, p_te, expert_t):
+    """dp_te = N f_e / T: what is asked too often is made less likely, for every token alike."""
+    share_e = expert_share(expert_t, p_te.shape[1], p_te.dtype)
+    return mean_probs_vjp(p_te.dtype.type(dloss * p_te.shape[1]) * share_e, None, p_te)
+
+
 def router_z(h_te):
     """The router z-loss before its coefficient: keeps the logits small.
 
@@ -73,6 +137,12 @@ def router_z(h_te):
     Source: ST-MoE (Zoph et al. 2022), eq. 5; not part of the Switch paper.
     """
     return np.mean(np.square(_logsumexp(h_te)))
+
+
+def router_z_vjp(dloss, loss, h_te):
+    """dh = 2/T (log sum_j exp h_j) softmax(h)."""
+    level_t1 = _logsumexp(h_te)[:, None]
+    return (np.exp(h_te - level_t1) * level_t1 * h_te.dtype.type(2 * dloss / len(h_te)),)
 
 
 def logit_z(logits_tv, target_t):
@@ -85,6 +155,14 @@ def logit_z(logits_tv, target_t):
     target_t    negative where there is nothing to predict
     """
     return router_z(logits_tv[target_t >= 0])
+
+
+def logit_z_vjp(dloss, loss, logits_tv, target_t):
+    """router_z_vjp of the rows that count; 0 in the others."""
+    words_t = target_t >= 0
+    dlogits_tv = np.zeros_like(logits_tv)
+    (dlogits_tv[words_t],) = router_z_vjp(dloss, loss, logits_tv[words_t])
+    return (dlogits_tv,)
 
 
 def _logsumexp(h_te):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-__all__ = ["distance", "hide", "position_bias", "relative_bucket", "visible"]
+__all__ = ["distance", "hide", "hide_vjp", "position_bias", "position_bias_vjp", "relative_bucket", "visible"]
 
 
 def distance(position_t, position_s):
@@ -13,6 +13,8 @@ def distance(position_t, position_s):
         r_ts = s - t
 
     Source: T5 (Raffel et al. 2020), §2.1.
+
+    Gradient: none, positions are whole numbers.
     """
     return position_s[None, :] - position_t[:, None]
 
@@ -27,6 +29,8 @@ def relative_bucket(distance_ts, R, max_distance, bidirectional):
     the other half of its buckets for tokens ahead.
 
     Source: T5 (Raffel et al. 2020), §2.1; the float32 arithmetic, in this order, is that of transformers 5.23.
+
+    Gradient: none, a bucket is a whole number.
     """
     if bidirectional:
         n = R // 2
@@ -53,10 +57,19 @@ def position_bias(bucket_ts, bias_rh):
     return bias_rh[bucket_ts].transpose(2, 0, 1)
 
 
+def position_bias_vjp(dbias_hts, bias_hts, bucket_ts, bias_rh):
+    """dW[r] = sum of db_hts over the pairs whose distance is in bucket r."""
+    dbias_rh = np.zeros_like(bias_rh)
+    np.add.at(dbias_rh, bucket_ts, dbias_hts.transpose(1, 2, 0))
+    return (dbias_rh,)
+
+
 def visible(position_t, position_s, mask_s, causal):
     """True where token t may look at token s: s is no padding and, in a decoder, not ahead of t.
 
     Source: transformers 5.23, masks.
+
+    Gradient: none, true and false have no slope.
     """
     see_ts = np.broadcast_to(mask_s, (len(position_t), len(position_s)))
     return see_ts & (distance(position_t, position_s) <= 0) if causal else see_ts
@@ -68,3 +81,14 @@ def hide(bias_hts, see_ts):
     Source: transformers 5.23, masks (finite, so that no row is NaN).
     """
     return np.where(see_ts, bias_hts, np.finfo(bias_hts.dtype).min)
+
+
+def hide_vjp(dhidden_hts, hidden_hts, bias_hts, see_ts):
+    """What is not seen is a constant; where one score stood for several, their gradients add up."""
+    return (unbroadcast(np.where(see_ts, dhidden_hts, 0), bias_hts),)
+
+
+def unbroadcast(dx_hts, x_hts):
+    """The gradient of what was repeated along its axes of length one: the sum over the repetitions."""
+    repeated = tuple(axis for axis, length in enumerate(x_hts.shape) if length == 1)
+    return dx_hts.sum(axis=repeated, keepdims=True)

@@ -15,6 +15,8 @@ def surest_first(gate_t):
     Needs no parameter, and drops the tokens that care least; not causal, for who comes later may be surer.
 
     Source: V-MoE (Riquelme et al. 2021), §4.1; flaxformer's batch_prioritized_routing.
+
+    Gradient: none, an order jumps.
     """
     return np.argsort(-gate_t, kind="stable")
 
@@ -27,6 +29,8 @@ def queue_slots(expert_tn, asks_tn, order_t, E, C):
     With more than one choice it is not causal: a second choice waits for the first choices of later tokens.
 
     Source: GShard (Lepikhin et al. 2020), algorithm 1; flaxformer's TokensChooseMaskedRouter.
+
+    Gradient: none, a place in a queue is a whole number.
 
     asks_tn     false where a token does without this choice: it takes no slot
     order_t     who comes first; T tokens in any order
@@ -47,6 +51,8 @@ def left_behind_slots(expert_tn, E, C):
     Not causal: a later token's first choice comes before an earlier one's second. The paper saw no gain.
 
     Source: Switch, appendix B; mesh-tf's _ntlb_gating.
+
+    Gradient: none, a place in a queue is a whole number.
 
     return  slot_tn, at most one slot a token
     """
@@ -69,6 +75,8 @@ def expert_choice_slots(p_te, C):
     Balanced by construction, so it needs no loss; not causal.
 
     Source: Expert Choice (Zhou et al. 2022), §3.2; flaxformer's ExpertsChooseMaskedRouter.
+
+    Gradient: none, a place in a queue is a whole number.
     """
     rank_te = np.argsort(np.argsort(-p_te, axis=0, kind="stable"), axis=0)
     return np.where(rank_te < C, rank_te, -1)

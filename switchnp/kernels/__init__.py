@@ -10,7 +10,9 @@ from .capacity import *
 from .embedding import *
 from .experts import *
 from .feedforward import *
+from .losses import *
 from .norm import *
+from .position import *
 from .queues import *
 from .routing import *
 

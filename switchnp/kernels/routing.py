@@ -4,7 +4,7 @@ import numpy as np
 
 from .jit import jit
 
-__all__ = ["gate", "router_logits", "softmax", "top1"]
+__all__ = ["gate", "router_logits", "router_logits_vjp", "softmax", "softmax_vjp", "top1"]
 
 
 @jit()
@@ -22,6 +22,11 @@ def router_logits(x_td, wr_de, br_e=None):
     return h_te
 
 
+def router_logits_vjp(dh_te, h_te, x_td, wr_de, br_e=None):
+    """See equations.router_logits_vjp. Two GEMMs."""
+    return dh_te @ wr_de.T, x_td.T @ dh_te, None if br_e is None else dh_te.sum(axis=0)
+
+
 @jit()
 def softmax(h_te):
     """See equations.softmax. Three passes over each row."""
@@ -36,6 +41,20 @@ def softmax(h_te):
         for e in range(E):
             p_te[t, e] /= total
     return p_te
+
+
+@jit()
+def softmax_vjp(dp_te, p_te, h_te):
+    """See equations.softmax_vjp. Two passes over each row."""
+    T, E = p_te.shape
+    dh_te = np.empty_like(p_te)
+    for t in range(T):
+        along = p_te.dtype.type(0)
+        for e in range(E):
+            along += p_te[t, e] * dp_te[t, e]
+        for e in range(E):
+            dh_te[t, e] = p_te[t, e] * (dp_te[t, e] - along)
+    return (dh_te,)
 
 
 @jit()

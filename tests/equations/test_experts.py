@@ -164,8 +164,8 @@ def test_without_room_the_layer_answers_nothing(size, seed):
 @given(sizes, seeds)
 def test_queues_answer_as_if_each_token_asked_alone(size, seed):
     """2i: the masked einsum is a gather, an expert and a scatter."""
-    drawn = arguments(eq.mixture, size, seed)
-    x_td, expert_t, slot_t, gate_t, wi_edf, wo_efd, _, activation = drawn.values()
+    drawn = arguments(eq.mixture, size, seed) | {"keep_tf": None}
+    x_td, expert_t, slot_t, gate_t, wi_edf, wo_efd, _, activation, _ = drawn.values()
 
     y_td = eq.mixture(**drawn)
 
@@ -176,8 +176,8 @@ def test_queues_answer_as_if_each_token_asked_alone(size, seed):
 @given(sizes, seeds)
 def test_queues_of_gated_experts_answer_as_if_each_token_asked_alone(size, seed):
     """2i: the same with Switch-XXL's experts."""
-    drawn = arguments(eq.gated_mixture, size, seed)
-    x_td, expert_t, slot_t, gate_t, wi0_edf, wi1_edf, wo_efd, _, activation = drawn.values()
+    drawn = arguments(eq.gated_mixture, size, seed) | {"keep_tf": None}
+    x_td, expert_t, slot_t, gate_t, wi0_edf, wi1_edf, wo_efd, _, activation, _ = drawn.values()
     weights = list(zip(wi0_edf, wi1_edf, wo_efd, strict=True))
 
     y_td = eq.gated_mixture(**drawn)
@@ -190,8 +190,8 @@ def test_queues_of_gated_experts_answer_as_if_each_token_asked_alone(size, seed)
 @given(sizes, seeds)
 def test_each_expert_answers_its_own_queue(size, seed):
     """2: E_i is a dense layer with weights of its own."""
-    drawn = arguments(eq.expert_ffn, size, seed)
-    x_ecd, wi_edf, wo_efd, activation = drawn.values()
+    drawn = arguments(eq.expert_ffn, size, seed) | {"keep_ecf": None}
+    x_ecd, wi_edf, wo_efd, activation, _ = drawn.values()
 
     y_ecd = eq.expert_ffn(**drawn)
 

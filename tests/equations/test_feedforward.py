@@ -91,8 +91,8 @@ def test_far_out_every_activation_is_relu(activation, dtype):
 @given(sizes, seeds)
 def test_a_dense_layer_goes_up_through_the_activation_and_back(size, seed):
     """E10: y = act(x W_in) W_out, without biases."""
-    drawn = arguments(eq.ffn, size, seed)
-    x_td, wi_df, wo_fd, activation = drawn.values()
+    drawn = arguments(eq.ffn, size, seed) | {"keep_tf": None}
+    x_td, wi_df, wo_fd, activation, _ = drawn.values()
 
     y_td = eq.ffn(**drawn)
 
@@ -122,8 +122,8 @@ def test_a_relu_layer_scales_with_its_token(size, seed):
 @given(sizes, seeds)
 def test_a_gated_layer_multiplies_the_activated_branch_by_the_linear_one(size, seed):
     """Table 9, GEGLU: y = (act(x W_0) * (x W_1)) W_out."""
-    drawn = arguments(eq.gated_ffn, size, seed)
-    x_td, wi0_df, wi1_df, wo_fd, activation = drawn.values()
+    drawn = arguments(eq.gated_ffn, size, seed) | {"keep_tf": None}
+    x_td, wi0_df, wi1_df, wo_fd, activation, _ = drawn.values()
 
     y_td = eq.gated_ffn(**drawn)
 

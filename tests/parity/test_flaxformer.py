@@ -265,7 +265,9 @@ def passed(ops, config, routing, params, biases, row, memory_td=None, memory_row
     x_td, groups = ops.embed(row.ids_t, params.embedding_vd), network.groups_of(ops, config, routing, row)
     for p, bias_rh in zip(stack.blocks, biases, strict=True):
         own = network._own_biases(ops, config, bias_rh, row, causal=memory_td is not None)
-        x_td, _ = layers.self_attention(ops, config, p.attention, x_td, layers.Sight(row.spans, row.spans, [b for _, b in own]))
+        x_td, _ = layers.self_attention(
+            ops, config, p.attention, x_td, layers.Sight(row.spans, row.spans, [b.bias_hts for b in own])
+        )
         if memory_td is not None:
             sight = network._memory_sight(ops, row, memory_row, memory_td.dtype)
             x_td, _ = layers.cross_attention(ops, config, p.cross, x_td, memory_td, sight)
