@@ -55,8 +55,8 @@ def routed(ops, routing, arrays, settings, noise):
     mode = Mode(settings.get("train", True), Recorded(noise) if noise is not None else None)
     config = small_config(d_model=x_td.shape[1], num_experts=settings["experts"])
     a = Tree(n_td=x_td)
-    a.n_td, heard_td = layers._entering(ops, config, routing, x_td, groups, mode)
-    layers._ask(ops, config, routing, Tree(wr_de=arrays["kernel"]), a, heard_td, mode)
+    a.n_td, a.heard_td = layers._explored(ops, config, routing, layers.entering(routing, x_td, groups), mode)
+    layers._ask(ops, config, routing, Tree(wr_de=arrays["kernel"]), a, mode)
     seats = routers.route(ops, routing, a, groups, lambda T: settings["capacity"], mode)
     for name, it_tn in seats._asdict().items():
         setattr(a, name, it_tn)
