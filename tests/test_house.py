@@ -40,6 +40,7 @@ FLOORS = {
     "pieces": 3,
     "layers": 3,
     "objective": 3,
+    "optimizers": 3,
     "weights": 4,
     "cost": 4,
     "network": 4,
