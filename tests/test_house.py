@@ -41,6 +41,7 @@ FLOORS = {
     "layers": 3,
     "objective": 3,
     "optimizers": 3,
+    "schedules": 3,
     "weights": 4,
     "cost": 4,
     "network": 4,
