@@ -59,6 +59,8 @@ FLOORS = {
     "conformance": 8,
     "comparison": 9,
     "fidelity": 9,
+    "evaluation": 9,
+    "scoreboard": 10,
     "benchmark": 11,
     "narrowing": 10,
     "warming": 9,
