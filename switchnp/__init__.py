@@ -35,9 +35,10 @@ _HOMES = {
 }
 _ROOMS = {
     *("arguments", "bfloat16", "catalogue", "comparison", "config", "conformance", "conversion", "cost", "engine", "equations"),
-    *("errors", "fidelity", "files", "generation", "hdf5", "infilling", "journal", "kernels", "layers", "loading", "memory"),
-    *("model", "narrowing", "network", "objective", "padding", "params", "pieces", "quantization", "records", "routers"),
-    *("routing", "search", "setups", "speech", "strictjson", "tokenizer", "tree", "voices", "weights"),
+    *("errors", "evaluation", "fidelity", "files", "generation", "hdf5", "infilling", "journal", "kernels", "layers", "loading"),
+    *("memory", "model", "narrowing", "network", "objective", "optimizers", "padding", "params", "pieces", "quantization"),
+    *("records", "routers", "routing", "schedules", "search", "setups", "speech", "strictjson", "tokenizer", "tree", "voices"),
+    "weights",
 }
 
 

@@ -108,6 +108,15 @@ def _score(command: argparse.ArgumentParser) -> None:
     _seed(command)
 
 
+def _evaluate(command: argparse.ArgumentParser) -> None:
+    _file(command)
+    command.add_argument("pairs", metavar="tasks", help="a file of lines prompt<TAB>answer[<TAB>task]")
+    command.add_argument("--batch-size", type=_count, default=64, metavar="N", help="ask N prompts at a time (default 64)")
+    command.add_argument("--limit", type=_count, metavar="N", help="ask the first N of each task alone")
+    _engine(command)
+    _seed(command)
+
+
 def _convert(command: argparse.ArgumentParser) -> None:
     command.add_argument("source", help="a Hugging Face folder: config.json, weights, spiece.model")
     command.add_argument("target", help="the HDF5 file to write")
@@ -244,6 +253,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "generate": (f'switchnp generate {_NUMBERS} "say in French: 1984" --num-beams 4', _generate),
     "fill": ('switchnp fill base-8.h5 "A <extra_id_0> walks into a bar and orders a <extra_id_1>."', _fill),
     "score": (f'switchnp score {_NUMBERS} "say in French: 84" "quatre-vingt-quatre"', _score),
+    "evaluate": (f"switchnp evaluate {_NUMBERS} tasks.tsv --limit 100", _evaluate),
     "convert": ("switchnp convert switch-base-8/ base-8.h5 --dtype bfloat16", _convert),
     "quantize": (f'switchnp quantize {_NUMBERS} -o numbers-int8.h5 --text "say in French: 1984"', _quantize),
     "trace": (f'switchnp trace {_NUMBERS} "say in French: 1984"', _trace),

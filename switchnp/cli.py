@@ -20,6 +20,7 @@ from .arguments import parsed, search_settings
 from .benchmark.command import bench
 from .errors import FileError, InputError, SwitchError
 from .files import shown
+from .scoreboard import evaluate
 from .warming import warmup
 
 __all__ = ["main"]
@@ -251,7 +252,7 @@ def routing(options: argparse.Namespace) -> str:
     return "\n".join(map(_plain, str(comparison).split("\n")))
 
 
-_ALL = (info, generate, fill, score, convert, quantize, trace, routing, warmup, bench)
+_ALL = (info, generate, fill, score, evaluate, convert, quantize, trace, routing, warmup, bench)
 COMMANDS = {command.__name__: command for command in _ALL}
 
 
@@ -290,10 +291,8 @@ def _places(model: Any, arrays: Any) -> Iterator[Place]:
 
 def _load(options: argparse.Namespace) -> Any:
     from .loading import load
-    from .weights import read_header
 
-    routing = options.routing or read_header(options.file)[0].routing
-    return load(options.file, routing, options.engine, options.dtype, threads=options.threads)
+    return load(options.file, options.routing, options.engine, options.dtype, threads=options.threads)
 
 
 def _rng(options: argparse.Namespace) -> Any:
