@@ -18,7 +18,7 @@ __all__ = ["cross_attention_vjp", "dense_vjp", "self_attention_vjp", "switch_vjp
 
 def self_attention_vjp(ops, dx_td, a, config, p, x_td, sight):
     """Gradients of x_td, of the weights, and of each sentence's bias_hts."""
-    dq_thk, dk_shk, dv_shk, dp, dbiases = _look_vjp(ops, dx_td, a, p, a.k_shk, a.v_shk, sight)
+    dq_thk, dk_shk, dv_shk, dp, dbiases = _look_vjp(ops, dx_td, a, p, sight)
     dn_td, dp.wq_dhk = ops.split_heads_vjp(dq_thk, a.q_thk, a.n_td, p.wq_dhk)
     for d_shk, y_shk, name in ((dk_shk, a.k_shk, "wk_dhk"), (dv_shk, a.v_shk, "wv_dhk")):
         more_td, dw_dhk = ops.split_heads_vjp(d_shk, y_shk, a.n_td, p[name])
@@ -29,7 +29,7 @@ def self_attention_vjp(ops, dx_td, a, config, p, x_td, sight):
 
 def cross_attention_vjp(ops, dx_td, a, config, p, x_td, memory_sd, sight):
     """Gradients of x_td, of memory_sd, and of the weights."""
-    dq_thk, dk_shk, dv_shk, dp, _ = _look_vjp(ops, dx_td, a, p, a.k_shk, a.v_shk, sight)
+    dq_thk, dk_shk, dv_shk, dp, _ = _look_vjp(ops, dx_td, a, p, sight)
     dn_td, dp.wq_dhk = ops.split_heads_vjp(dq_thk, a.q_thk, a.n_td, p.wq_dhk)
     dmemory_sd, dp.wk_dhk = ops.split_heads_vjp(dk_shk, a.k_shk, memory_sd, p.wk_dhk)
     more_sd, dp.wv_dhk = ops.split_heads_vjp(dv_shk, a.v_shk, memory_sd, p.wv_dhk)
@@ -63,14 +63,12 @@ def switch_vjp(ops, dx_td, dp_te, dh_te, a, config, routing, p, x_td, groups, mo
     return _through_the_norm(ops, config, dx_td, dn_td, a, p, dp, x_td), dp
 
 
-def _look_vjp(ops, dx_td, a, p, k_shk, v_shk, sight):
+def _look_vjp(ops, dx_td, a, p, sight):
     """Back through merged heads and attention, to queries, keys, values and biases."""
     do_thk, dwo_hkd = ops.merge_heads_vjp(_forgetting(dx_td, a), a.y_td, a.o_thk, p.wo_hkd)
-    keys, values = [k_shk[s] for s in sight.spans_s], [v_shk[s] for s in sight.spans_s]
     keeps = (a.keeps,) if "keeps" in a else ()
-    looked = ops.attend_within_vjp(do_thk, a.o_thk, a.q_thk, keys, values, sight.biases, *keeps)
-    dq_thk, dkeys, dvalues, dbiases = looked
-    return dq_thk, np.concatenate(dkeys), np.concatenate(dvalues), Tree(wo_hkd=dwo_hkd), dbiases
+    *dqkv, dbiases = ops.attend_within_vjp(do_thk, a.o_thk, a.q_thk, a.k_shk, a.v_shk, sight.biases, *keeps)
+    return *dqkv, Tree(wo_hkd=dwo_hkd), dbiases
 
 
 def _through_the_norm(ops, config, dx_td, dn_td, a, p, dp, x_td):

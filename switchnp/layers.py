@@ -57,12 +57,12 @@ class Past:
                 setattr(self, name, tuple([each[b] for b in voices] for each in pair))
 
     def extend(self, keys, values):
-        """Add the newest words; return the keys and the values of all."""
+        """Add the newest words; return the keys and the values of all, end to end."""
         if self.words is not None:
             keys = [np.concatenate(pair) for pair in zip(self.words[0], keys, strict=True)]
             values = [np.concatenate(pair) for pair in zip(self.words[1], values, strict=True)]
         self.words = keys, values
-        return self.words
+        return np.concatenate(keys), np.concatenate(values)
 
 
 def new_pasts(config):
@@ -77,10 +77,8 @@ def self_attention(ops, config, p, x_td, sight, keep=False, past=None, mode=EVAL
     a.q_thk = ops.split_heads(a.n_td, p.wq_dhk)
     a.k_shk = ops.split_heads(a.n_td, p.wk_dhk)
     a.v_shk = ops.split_heads(a.n_td, p.wv_dhk)
-    keys, values = _by_sentence(a, sight)
-    if past is not None:
-        keys, values = past.extend(keys, values)
-    return _look(ops, p, x_td, a, keys, values, sight, keep, mode)
+    k_shk, v_shk = (a.k_shk, a.v_shk) if past is None else past.extend(*_by_sentence(a, sight))
+    return _look(ops, p, x_td, a, k_shk, v_shk, sight, keep, mode)
 
 
 def cross_attention(ops, config, p, x_td, memory_sd, sight, keep=False, past=None, mode=EVALUATION):
@@ -89,14 +87,12 @@ def cross_attention(ops, config, p, x_td, memory_sd, sight, keep=False, past=Non
     a.n_td = ops.rms_norm(x_td, p.norm_d, config.layer_norm_epsilon)
     a.q_thk = ops.split_heads(a.n_td, p.wq_dhk)
     if past is not None and past.memory is not None:
-        keys, values = past.memory
-    else:
-        a.k_shk = ops.split_heads(memory_sd, p.wk_dhk)
-        a.v_shk = ops.split_heads(memory_sd, p.wv_dhk)
-        keys, values = _by_sentence(a, sight)
+        return _look(ops, p, x_td, a, *map(np.concatenate, past.memory), sight, keep, mode)
+    a.k_shk = ops.split_heads(memory_sd, p.wk_dhk)
+    a.v_shk = ops.split_heads(memory_sd, p.wv_dhk)
     if past is not None:
-        past.memory = keys, values
-    return _look(ops, p, x_td, a, keys, values, sight, keep, mode)
+        past.memory = _by_sentence(a, sight)
+    return _look(ops, p, x_td, a, a.k_shk, a.v_shk, sight, keep, mode)
 
 
 def dense(ops, config, p, x_td, mode=EVALUATION):
@@ -250,13 +246,13 @@ def _by_sentence(a, sight):
     return [a.k_shk[s] for s in sight.spans_s], [a.v_shk[s] for s in sight.spans_s]
 
 
-def _look(ops, p, x_td, a, keys, values, sight, keep, mode):
+def _look(ops, p, x_td, a, k_shk, v_shk, sight, keep, mode):
     keeps = _attention_dropout(ops, a, sight, x_td.dtype, mode)
-    a.o_thk = ops.attend_within(a.q_thk, keys, values, sight.biases, *keeps)
+    a.o_thk = ops.attend_within(a.q_thk, k_shk, v_shk, sight.biases, *keeps)
     a.y_td = ops.merge_heads(a.o_thk, p.wo_hkd)
     if keep:
-        sentences = zip(sight.spans_t, keys, sight.biases, strict=True)
-        a.look_hts = block_diagonal([ops.attention_weights(a.q_thk[t], k_shk, bias_hts) for t, k_shk, bias_hts in sentences])
+        sentences = zip(*sight, strict=True)
+        a.look_hts = block_diagonal([ops.attention_weights(a.q_thk[t], k_shk[s], bias_hts) for t, s, bias_hts in sentences])
     return _residual(ops, x_td, a, mode)
 
 

@@ -27,9 +27,7 @@ def router_losses(ops, routing, switches, groups):
     if not switches or len(groups.real_t) == 0:
         return RouterLosses([], [])
     units, scopes = _units(routing, switches), _scopes(routing, groups)
-    if not scopes:
-        return RouterLosses([0.0 for _ in units], [0.0 for _ in units])
-    balances = [np.mean([_balance_loss(ops, routing, layers, *scope) for scope in scopes]) for layers in units]
+    balances = [_balance_loss(ops, routing, layers, *scopes) for layers in units]
     return RouterLosses(balances, [_z_loss(ops, routing, layers, groups.real_t) for layers in units])
 
 
@@ -39,11 +37,10 @@ def router_losses_vjp(ops, routing, switches, groups, dbalance, dz):
     dbalance, dz    how much each balance loss and each z-loss counts
     """
     gradients = [(np.zeros_like(a.p_te), np.zeros_like(a.h_te)) for a in switches]
-    scopes = _scopes(routing, groups) if switches and len(groups.real_t) else []
-    for layers, own in zip(_units(routing, switches), _units(routing, gradients), strict=True) if scopes else ():
-        for scope in scopes if dbalance else ():
-            _balance_loss_vjp(ops, routing, layers, *scope, dbalance / len(scopes), [dp_te for dp_te, _ in own])
-        if dz:
+    if switches and len(groups.real_t):
+        scopes = _scopes(routing, groups)
+        for layers, own in zip(_units(routing, switches), _units(routing, gradients), strict=True):
+            _balance_loss_vjp(ops, routing, layers, *scopes, dbalance, [dp_te for dp_te, _ in own])
             _z_loss_vjp(ops, routing, layers, groups.real_t, dz, [dh_te for _, dh_te in own])
     return gradients
 
@@ -54,41 +51,43 @@ def _units(routing, layers):
 
 
 def _scopes(routing, groups):
-    """Which tokens have a balance loss together, and how much it counts: (indices, weight) each."""
+    """Which tokens have a balance loss together, -1 for those that none counts, and how much each such loss counts."""
     scopes = {"batch": [slice(None)], "group": groups.members, "sequence": groups.sentences}[routing.loss_tokens]
-    index_t = np.arange(len(groups.real_t))
-    return [_counted(routing, groups.real_t, index_t[scope]) for scope in scopes if _counts(routing, groups.real_t[scope])]
+    scope_t, shares, silent = np.full(len(groups.real_t), -1), [], 0
+    for scope in scopes:
+        real_t = groups.real_t[scope]
+        counted_t = np.ones_like(real_t) if routing.loss_pads in ("counted", "weighted") else real_t
+        if counted_t.any():
+            scope_t[scope] = np.where(counted_t, len(shares), -1)
+            shares.append(real_t.mean() ** _SHARE_POWER[routing.loss_pads])
+        elif len(real_t) and routing.loss_pads == "zeroed":
+            silent += 1
+    return scope_t, np.array(shares) / max(len(shares) + silent, 1)
 
 
-def _counted(routing, real_t, scope):
-    share = real_t[scope].mean()
-    counted = scope if routing.loss_pads in ("counted", "weighted") else scope[real_t[scope]]
-    return counted, share ** _SHARE_POWER[routing.loss_pads]
-
-
-def _balance_loss(ops, routing, layers, counted, share):
-    """The load-balancing loss of some tokens of these layers; a router with several choices says how they count."""
-    if not len(counted):
+def _balance_loss(ops, routing, layers, scope_t, share_g):
+    """The load-balancing loss of these layers, a mean over scopes; a router with several choices says how they count."""
+    if not len(share_g):
         return 0.0
-    p_te = np.concatenate([a.p_te[counted] for a in layers])
-    losses = [weight * ops.load_balance(p_te, expert_t) for expert_t, weight in _asked(routing, layers, counted)]
-    return float(sum(losses) * share)
+    p_te, scopes = np.concatenate([a.p_te for a in layers]), (np.tile(scope_t, len(layers)), len(share_g))
+    losses = [weight * ops.load_balances(p_te, expert_t, *scopes) for expert_t, weight in _asked(routing, layers)]
+    return float(sum(np.sum(loss_g * share_g) for loss_g in losses))
 
 
-def _balance_loss_vjp(ops, routing, layers, counted, share, dbalance, gradients):
+def _balance_loss_vjp(ops, routing, layers, scope_t, share_g, dbalance, gradients):
     """Add to each layer's dp_te."""
-    p_te = np.concatenate([a.p_te[counted] for a in layers])
-    for expert_t, weight in _asked(routing, layers, counted) if len(counted) else ():
-        (dp_te,) = ops.load_balance_vjp(dbalance * share * weight, None, p_te, expert_t)
+    p_te, scopes = np.concatenate([a.p_te for a in layers]), (np.tile(scope_t, len(layers)), len(share_g))
+    for expert_t, weight in _asked(routing, layers) if len(share_g) and dbalance else ():
+        (dp_te,) = ops.load_balances_vjp((dbalance * weight * share_g).astype(p_te.dtype), None, p_te, expert_t, *scopes)
         for own_te, part_te in zip(gradients, np.split(dp_te, len(layers)), strict=True):
-            own_te[counted] += part_te
+            own_te += part_te
 
 
-def _asked(routing, layers, counted):
+def _asked(routing, layers):
     """Each choice's experts that the balance loss counts, and how much it counts them."""
-    expert_tn = np.concatenate([_counted_at(routing, a)[counted] for a in layers])
+    expert_tn = np.concatenate([_counted_at(routing, a) for a in layers])
     weights = ROUTERS[routing.router].counts(expert_tn.shape[1])
-    return [(expert_tn[:, n], weight) for n, weight in enumerate(weights) if weight]
+    return [(np.ascontiguousarray(expert_tn[:, n]), weight) for n, weight in enumerate(weights) if weight]
 
 
 def stack_loss(routing, losses):
@@ -117,11 +116,6 @@ def coefficients(config, routing, losses=1):
     return balance_coef / share, z_coef / share
 
 
-def _counts(routing, real_t):
-    """Is there a token in this scope that the loss looks at?"""
-    return real_t.any() if routing.loss_pads == "left out" else len(real_t) > 0
-
-
 def _z_loss(ops, routing, layers, real_t):
     h_te = _heard(routing, layers, real_t)
     return 0.0 if h_te is None else float(ops.router_z(h_te))
@@ -129,7 +123,7 @@ def _z_loss(ops, routing, layers, real_t):
 
 def _z_loss_vjp(ops, routing, layers, real_t, dz, gradients):
     """Add to each layer's dh_te."""
-    h_te = _heard(routing, layers, real_t)
+    h_te = _heard(routing, layers, real_t) if dz else None
     if h_te is None:
         return
     (dh_te,) = ops.router_z_vjp(dz, None, h_te)

@@ -20,11 +20,12 @@ def arguments(function, size, seed, dtype=np.float64):
     if function.__name__.endswith("_vjp"):
         return _arguments_of_a_gradient(function, size, seed, dtype)
     rng = np.random.default_rng(seed)
-    lengths = {axis: int(rng.integers(1, size + 1)) for axis in "tsdhkfecvrn"} | {"1": 1}
-    lengths["n"] = min(lengths["n"], lengths["e"])
+    lengths = {axis: int(rng.integers(1, size + 1)) for axis in "tsdhkfecvrng"} | {"1": 1}
+    lengths["n"], lengths["g"] = min(lengths["n"], lengths["e"]), min(lengths["g"], lengths["t"])
     known = {
         "E": lengths["e"],
         "C": lengths["c"],
+        "G": lengths["g"],
         "T": lengths["t"],
         "R": int(rng.choice([4, 8, 20, 32])),
         "max_distance": int(rng.integers(17, 200)),
@@ -43,7 +44,7 @@ def arguments(function, size, seed, dtype=np.float64):
         "share": 0.25,
         "rng": np.random.default_rng(seed),
     }
-    known |= _sentences(lengths, rng, dtype) if "keys" in inspect.signature(function).parameters else {}
+    known |= _sentences(lengths, rng, dtype) if "biases" in inspect.signature(function).parameters else {}
     drawn = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if name in known:
@@ -90,8 +91,8 @@ def _sentences(lengths, rng, dtype):
     keeps = [rng.choice([0, 1.25], size=(H, T, S)).astype(dtype) for T, S in zip(t, s, strict=True)]
     return {
         "q_thk": rng.normal(size=(sum(t), H, K)).astype(dtype),
-        "keys": [rng.normal(size=(S, H, K)).astype(dtype) for S in s],
-        "values": [rng.normal(size=(S, H, K)).astype(dtype) for S in s],
+        "k_shk": rng.normal(size=(sum(s), H, K)).astype(dtype),
+        "v_shk": rng.normal(size=(sum(s), H, K)).astype(dtype),
         "biases": [rng.normal(size=(heads, T, S)).astype(dtype) for T, S in zip(t, s, strict=True)],
         "keeps": keeps if rng.integers(2) else None,
     }
@@ -136,6 +137,13 @@ def _targets(rng, shape, lengths, drawn):
     return target_t
 
 
+def _groups(rng, shape, lengths, drawn):
+    """Every group has a token; some tokens are of none."""
+    group_t = rng.integers(-1, lengths["g"], size=shape)
+    group_t[: lengths["g"]] = np.arange(lengths["g"])
+    return rng.permutation(group_t)
+
+
 def _experts(rng, shape, lengths, drawn):
     """Any expert for each token, and no expert twice where a token has several."""
     if len(shape) == 1:
@@ -144,6 +152,7 @@ def _experts(rng, shape, lengths, drawn):
 
 
 WHOLE = {
+    "group": _groups,
     "expert": _experts,
     "slot": _slots,
     "asks": lambda rng, shape, lengths, drawn: rng.integers(4, size=shape) > 0,

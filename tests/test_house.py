@@ -72,7 +72,7 @@ FLOORS = {
     "cli": 12,
     "__main__": 13,
 }
-ALPHABET = set("tsdhkfecvrn1")
+ALPHABET = set("tsdhkfecvrng1")
 ARRAY_ROOMS = [*(PACKAGE / "equations").glob("*.py"), *(PACKAGE / "kernels").glob("*.py"), PACKAGE / "layers.py"]
 EQUATIONS = [getattr(eq, name) for name in eq.__all__ if not name.endswith("_vjp")]
 LIBRARIES = {"numpy", "numba", "h5py", "sentencepiece", "safetensors", "tqdm", "ml_dtypes", "torch", "llvmlite"} | {

@@ -69,35 +69,36 @@ def attend_vjp(do_thk, o_thk, look_hts, v_shk):
     return np.einsum("thk,shk->hts", do_thk, v_shk), np.einsum("hts,thk->shk", look_hts, do_thk)
 
 
-def attend_within(q_thk, keys, values, biases, keeps=None):
+def attend_within(q_thk, k_shk, v_shk, biases, keeps=None):
     """Sentences that lie end to end in one row do not see each other: each attends over its own keys and values alone.
 
         o = (softmax(q k^T + b) keep) v    for one sentence after the other
 
     Source: T5 (Raffel et al. 2020), §2.1 and packing; the dropout is that of transformers 5.23.
 
-    keys, values    a sentence's (S, H, K) each
-    biases          a sentence's (H, T, S) or (1, T, S) each; T says how many of the row's tokens are its own
-    keeps           dropout: a sentence's (H, T, S) each, of 0 and 1 / (1 - rate)
+    biases      a sentence's (H, T, S) or (1, T, S) each: so many of the row's tokens are its own
+    keeps       dropout: a sentence's (H, T, S) each, of 0 and 1 / (1 - rate)
     """
-    sentences = zip(_apart(q_thk, biases), keys, biases, strict=True)
+    sentences = zip(_apart(q_thk, biases, 1), _apart(k_shk, biases, 2), biases, strict=True)
     looks = [attention_weights(*sentence) for sentence in sentences]
     if keeps is not None:
         looks = [look_hts * keep_hts for look_hts, keep_hts in zip(looks, keeps, strict=True)]
+    values = _apart(v_shk, biases, 2)
     return np.concatenate([attend(look_hts, v_shk) for look_hts, v_shk in zip(looks, values, strict=True)])
 
 
-def attend_within_vjp(do_thk, o_thk, q_thk, keys, values, biases, keeps=None):
+def attend_within_vjp(do_thk, o_thk, q_thk, k_shk, v_shk, biases, keeps=None):
     """attend_vjp and attention_weights_vjp for one sentence after the other; what a softmax said is worked out again."""
-    keeps = [1] * len(keys) if keeps is None else keeps
-    sentences = zip(_apart(do_thk, biases), _apart(q_thk, biases), keys, values, biases, keeps, strict=True)
-    dq, dkeys, dvalues, dbiases = zip(*(_attended_vjp(*sentence) for sentence in sentences), strict=True)
-    return np.concatenate(dq), list(dkeys), list(dvalues), list(dbiases)
+    keeps = [1] * len(biases) if keeps is None else keeps
+    own = [_apart(x_thk, biases, axis) for x_thk, axis in ((do_thk, 1), (q_thk, 1), (k_shk, 2), (v_shk, 2))]
+    mirrored = (_attended_vjp(*sentence) for sentence in zip(*own, biases, keeps, strict=True))
+    dqueries, dkeys, dvalues, dbiases = zip(*mirrored, strict=True)
+    return np.concatenate(dqueries), np.concatenate(dkeys), np.concatenate(dvalues), list(dbiases)
 
 
-def _apart(x_thk, biases):
-    """A row's tokens, a sentence at a time."""
-    return np.split(x_thk, np.cumsum([bias_hts.shape[1] for bias_hts in biases])[:-1])
+def _apart(x_thk, biases, axis):
+    """A row, a sentence at a time."""
+    return np.split(x_thk, np.cumsum([bias_hts.shape[axis] for bias_hts in biases])[:-1])
 
 
 def _attended_vjp(do_thk, q_thk, k_shk, v_shk, bias_hts, keep_hts):

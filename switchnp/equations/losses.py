@@ -8,6 +8,8 @@ __all__ = [
     "expert_share",
     "load_balance",
     "load_balance_vjp",
+    "load_balances",
+    "load_balances_vjp",
     "log_softmax",
     "log_softmax_vjp",
     "logit_z",
@@ -127,6 +129,38 @@ def load_balance_vjp(dloss, loss, p_te, expert_t):
     """dp_te = N f_e / T: what is asked too often is made less likely, for every token alike."""
     share_e = expert_share(expert_t, p_te.shape[1], p_te.dtype)
     return mean_probs_vjp(p_te.dtype.type(dloss * p_te.shape[1]) * share_e, None, p_te)
+
+
+def load_balances(p_te, expert_t, group_t, G):
+    """The same for each group of tokens by itself, as if there were no other; eq. 4 is the case of one group.
+
+        loss_g = N sum_i f_gi P_gi
+
+    Their mean is not the loss of all tokens together: what is unbalanced here may be made up for there.
+
+    Source: Switch, fig. 14 (a core is a group); flaxformer's and transformers' losses.
+
+    group_t     which group a token is of, -1 for none; each group has one at least
+    return      loss_g
+    """
+    share_ge, mean_ge = _within(p_te, expert_t, group_t, G)
+    return p_te.shape[1] * np.sum(share_ge * mean_ge, axis=-1)
+
+
+def load_balances_vjp(dloss_g, loss_g, p_te, expert_t, group_t, G):
+    """dp_te = dloss_g N f_ge / T_g for the tokens of each group."""
+    share_ge, _ = _within(p_te, expert_t, group_t, G)
+    size_g = np.bincount(group_t[group_t >= 0], minlength=G)
+    push_ge = (dloss_g * p_te.shape[1] / size_g)[:, None] * share_ge
+    return (np.where(group_t[:, None] >= 0, push_ge[group_t], 0).astype(p_te.dtype),)
+
+
+def _within(p_te, expert_t, group_t, G):
+    """f and P of each group."""
+    asks_te = (expert_t[:, None] == np.arange(p_te.shape[1])).astype(p_te.dtype)
+    in_tg = (group_t[:, None] == np.arange(G)).astype(p_te.dtype)
+    size_g1 = in_tg.sum(axis=0)[:, None]
+    return np.einsum("tg,te->ge", in_tg, asks_te) / size_g1, np.einsum("tg,te->ge", in_tg, p_te) / size_g1
 
 
 def router_z(h_te):

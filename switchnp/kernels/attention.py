@@ -32,8 +32,7 @@ def split_heads_vjp(dq_thk, q_thk, x_td, w_dhk):
 def attention_weights(q_thk, k_shk, bias_hts):
     """See equations.attention_weights. One GEMM a head."""
     score_hts = q_thk.transpose(1, 0, 2) @ k_shk.transpose(1, 2, 0)
-    _look(score_hts[None], [bias_hts])
-    return score_hts
+    return _look(score_hts[None], *_distinct([bias_hts]))[0]
 
 
 def attend(look_hts, v_shk):
@@ -41,32 +40,28 @@ def attend(look_hts, v_shk):
     return np.ascontiguousarray((look_hts @ v_shk.transpose(1, 0, 2)).transpose(1, 0, 2))
 
 
-def attend_within(q_thk, keys, values, biases, keeps=None):
+def attend_within(q_thk, k_shk, v_shk, biases, keeps=None):
     """See equations.attend_within. Sentences filled up to one length; one GEMM a head and sentence, from one call."""
-    lengths = _lengths(biases)
-    q_bhtk, k_bhsk, v_bhsk = (_side_by_side(*each) for each in zip((q_thk, keys, values), lengths, strict=True))
-    look_bhts = _look(q_bhtk @ k_bhsk.transpose(0, 1, 3, 2), biases)
-    _keep(look_bhts, keeps)
-    return _end_to_end(look_bhts @ v_bhsk, lengths[0])
+    bias_bhts, own_b, t, s = _distinct(biases)
+    q_bhtk, k_bhsk, v_bhsk = _side_by_side(q_thk, t), _side_by_side(k_shk, s), _side_by_side(v_shk, s)
+    look_bhts = _look(q_bhtk @ k_bhsk.transpose(0, 1, 3, 2), bias_bhts, own_b, t, s)
+    return _end_to_end(_keep(look_bhts, keeps) @ v_bhsk, t)
 
 
-def attend_within_vjp(do_thk, o_thk, q_thk, keys, values, biases, keeps=None):
-    """See equations.attend_within_vjp. Five GEMMs a head and sentence, from five calls."""
-    lengths = _lengths(biases)
-    t, s, _ = lengths
-    do_bhtk, q_bhtk = _side_by_side(do_thk, t), _side_by_side(q_thk, t)
-    k_bhsk, v_bhsk = _side_by_side(keys, s), _side_by_side(values, s)
-    look_bhts = _look(q_bhtk @ k_bhsk.transpose(0, 1, 3, 2), biases)
-    dlook_bhts = do_bhtk @ v_bhsk.transpose(0, 1, 3, 2)
-    _keep(dlook_bhts, keeps)
+def attend_within_vjp(do_thk, o_thk, q_thk, k_shk, v_shk, biases, keeps=None):
+    """See equations.attend_within_vjp. Six GEMMs a head and sentence, from six calls."""
+    bias_bhts, own_b, t, s = _distinct(biases)
+    do_bhtk, q_bhtk, k_bhsk, v_bhsk = (_side_by_side(*each) for each in ((do_thk, t), (q_thk, t), (k_shk, s), (v_shk, s)))
+    look_bhts = _look(q_bhtk @ k_bhsk.transpose(0, 1, 3, 2), bias_bhts, own_b, t, s)
+    dscore_bhts = _keep(do_bhtk @ v_bhsk.transpose(0, 1, 3, 2), keeps)
     kept_bhts = look_bhts if keeps is None else _keep(look_bhts.copy(), keeps)
     dv_shk = _end_to_end(kept_bhts.transpose(0, 1, 3, 2) @ do_bhtk, s)
-    _to_scores(dlook_bhts, look_bhts)
-    dq_thk = _end_to_end(dlook_bhts @ k_bhsk, t)
-    dk_shk = _end_to_end(dlook_bhts.transpose(0, 1, 3, 2) @ q_bhtk, s)
-    edges = np.cumsum(s)[:-1]
-    dbiases = [_own(dscore_hts, bias_hts) for dscore_hts, bias_hts in zip(dlook_bhts, biases, strict=True)]
-    return dq_thk, np.split(dk_shk, edges), np.split(dv_shk, edges), dbiases
+    _to_scores(dscore_bhts, look_bhts)
+    dq_thk = _end_to_end(dscore_bhts @ k_bhsk, t)
+    dk_shk = _end_to_end(dscore_bhts.transpose(0, 1, 3, 2) @ q_bhtk, s)
+    if bias_bhts.shape[1] == 1:
+        dscore_bhts = dscore_bhts.sum(axis=1, keepdims=True)
+    return dq_thk, dk_shk, dv_shk, [dscore_bhts[b, :, : t[b], : s[b]] for b in range(len(t))]
 
 
 def merge_heads(o_thk, wo_hkd):
@@ -82,36 +77,34 @@ def merge_heads_vjp(dy_td, y_td, o_thk, wo_hkd):
     return do.reshape(-1, H, K), (o_thk.reshape(-1, H * K).T @ dy_td).reshape(H, K, D)
 
 
-def _lengths(biases):
-    """How many tokens look in each sentence, and at how many keys and values."""
+def _distinct(biases):
+    """The biases that there are, filled up to one size, whose each sentence's is, and how long each is either way."""
     t, s = (np.array([bias_hts.shape[axis] for bias_hts in biases]) for axis in (1, 2))
-    return t, s, s
+    first = {id(bias_hts): bias_hts for bias_hts in biases}
+    number = {name: n for n, name in enumerate(first)}
+    bias_bhts = np.zeros((len(first), len(biases[0]), t.max(initial=0), s.max(initial=0)), biases[0].dtype)
+    for n, bias_hts in enumerate(first.values()):
+        bias_bhts[n, :, : bias_hts.shape[1], : bias_hts.shape[2]] = bias_hts
+    return bias_bhts, np.array([number[id(bias_hts)] for bias_hts in biases]), t, s
 
 
-def _look(score_bhts, biases):
+def _look(score_bhts, bias_bhts, own_b, t, s):
     """Scores of all sentences to weights, in place."""
-    for b, bias_hts in enumerate(biases):
-        _below_the_top(score_bhts, b, np.ascontiguousarray(bias_hts))
+    _below_the_top(score_bhts, bias_bhts, own_b, t, s)
     np.exp(score_bhts, out=score_bhts)
     _shares(score_bhts)
     return score_bhts
 
 
 def _keep(look_bhts, keeps):
+    """Weights of all sentences after dropout, in place."""
     for look_hts, keep_hts in zip(look_bhts, keeps or (), strict=False):
         look_hts[:, : keep_hts.shape[1], : keep_hts.shape[2]] *= keep_hts
     return look_bhts
 
 
-def _own(dscore_hts, bias_hts):
-    dbias_hts = dscore_hts[:, : bias_hts.shape[1], : bias_hts.shape[2]]
-    repeated = tuple(axis for axis, length in enumerate(bias_hts.shape) if length == 1)
-    return dbias_hts.sum(axis=repeated, keepdims=True)
-
-
 def _side_by_side(x_thk, lengths):
-    """A row's sentences, or a list of them, as (B, H, T, K), filled up with zeros."""
-    x_thk = np.concatenate(x_thk) if isinstance(x_thk, list) else x_thk
+    """A row's sentences as (B, H, T, K), filled up with zeros."""
     return _filled(np.ascontiguousarray(x_thk), lengths, int(lengths.max(initial=0)))
 
 
@@ -142,22 +135,22 @@ def _end_to_end(x_bhtk, lengths):
 
 
 @jit(fastmath=REASSOCIATE)
-def _below_the_top(score_bhts, b, bias_hts):
-    """One sentence's biases added and each row's largest score taken off; behind its end everything is -infinity."""
-    _, H, longest_T, longest_S = score_bhts.shape
-    _, T, S = bias_hts.shape
-    score_hts = score_bhts[b]
-    for h in range(H):
-        own = min(h, len(bias_hts) - 1)
-        for t in range(T):
-            top = score_hts.dtype.type(-np.inf)
-            for s in range(S):
-                score_hts[h, t, s] += bias_hts[own, t, s]
-                top = max(top, score_hts[h, t, s])
-            for s in range(S):
-                score_hts[h, t, s] -= top
-            score_hts[h, t, S:longest_S] = -np.inf
-        score_hts[h, T:longest_T] = -np.inf
+def _below_the_top(score_bhts, bias_bhts, own_b, t, s):
+    """Biases added and each row's largest score taken off; behind a sentence's end everything is -infinity."""
+    B, H, longest_T, longest_S = score_bhts.shape
+    for b in range(B):
+        for h in range(H):
+            bias_ts = bias_bhts[own_b[b], min(h, bias_bhts.shape[1] - 1)]
+            for i in range(t[b]):
+                score_s, bias_s, S = score_bhts[b, h, i], bias_ts[i], s[b]
+                top = score_bhts.dtype.type(-np.inf)
+                for j in range(S):
+                    score_s[j] += bias_s[j]
+                    top = max(top, score_s[j])
+                for j in range(S):
+                    score_s[j] -= top
+                score_s[S:longest_S] = -np.inf
+            score_bhts[b, h, t[b] : longest_T] = -np.inf
 
 
 @jit(fastmath=REASSOCIATE)

@@ -2,7 +2,18 @@
 
 import numpy as np
 
-__all__ = ["cross_entropy", "cross_entropy_vjp", "logit_z", "logit_z_vjp", "smoothed_cross_entropy", "smoothed_cross_entropy_vjp"]
+from .jit import jit
+
+__all__ = [
+    "cross_entropy",
+    "cross_entropy_vjp",
+    "load_balances",
+    "load_balances_vjp",
+    "logit_z",
+    "logit_z_vjp",
+    "smoothed_cross_entropy",
+    "smoothed_cross_entropy_vjp",
+]
 
 _CACHED = 1 << 16
 """How many logits are at hand at once."""
@@ -35,6 +46,47 @@ def smoothed_cross_entropy_vjp(dloss, loss, logits_tv, target_t, smoothing):
         dlogits_tv[words] -= logits_tv.dtype.type(scale * smoothing / logits_tv.shape[1])
     dlogits_tv[words, target_t[words]] -= logits_tv.dtype.type(scale * (1 - smoothing))
     return (dlogits_tv,)
+
+
+@jit()
+def load_balances(p_te, expert_t, group_t, G):
+    """See equations.load_balances. One pass over the tokens."""
+    E = p_te.shape[1]
+    asked_ge, total_ge, size_g = _sums(p_te, expert_t, group_t, G)
+    loss_g = np.zeros(G, p_te.dtype)
+    for g in range(G):
+        for e in range(E):
+            loss_g[g] += p_te.dtype.type(asked_ge[g, e] / size_g[g]) * (total_ge[g, e] / p_te.dtype.type(size_g[g]))
+        loss_g[g] *= p_te.dtype.type(E)
+    return loss_g
+
+
+@jit()
+def load_balances_vjp(dloss_g, loss_g, p_te, expert_t, group_t, G):
+    """See equations.load_balances_vjp. Two passes over the tokens."""
+    T, E = p_te.shape
+    asked_ge, _, size_g = _sums(p_te, expert_t, group_t, G)
+    dp_te = np.zeros_like(p_te)
+    for t in range(T):
+        g = group_t[t]
+        for e in range(E if g >= 0 else 0):
+            dp_te[t, e] = dloss_g[g] * E * asked_ge[g, e] / size_g[g] / size_g[g]
+    return (dp_te,)
+
+
+@jit()
+def _sums(p_te, expert_t, group_t, G):
+    """How often each expert is asked in each group, its probabilities, and how many tokens there are."""
+    T, E = p_te.shape
+    asked_ge, total_ge, size_g = np.zeros((G, E), np.int64), np.zeros((G, E), p_te.dtype), np.zeros(G, np.int64)
+    for t in range(T):
+        g = group_t[t]
+        if g >= 0:
+            size_g[g] += 1
+            asked_ge[g, expert_t[t]] += 1
+            for e in range(E):
+                total_ge[g, e] += p_te[t, e]
+    return asked_ge, total_ge, size_g
 
 
 def logit_z(logits_tv, target_t):
