@@ -6,6 +6,7 @@
     ├── ShapeError       an array has another shape than the Config makes it                ValueError
     ├── TokenizerError   a text cannot be encoded, or there is no tokenizer                 ValueError
     ├── WeightsError     a weights file or checkpoint is damaged, incomplete or hostile     ValueError
+    ├── TrainingError    a run cannot go on: its loss is no number, or has left all sense   ValueError
     ├── MissingExtra     an optional library is not installed                               ImportError
     └── FileError        a path cannot be read or written                                   OSError
 
@@ -23,6 +24,7 @@ __all__ = [
     "SwitchError",
     "SwitchWarning",
     "TokenizerError",
+    "TrainingError",
     "WeightsError",
 ]
 
@@ -49,6 +51,10 @@ class TokenizerError(SwitchError, ValueError):
 
 class WeightsError(SwitchError, ValueError):
     """A weights file or checkpoint is damaged, incomplete or hostile."""
+
+
+class TrainingError(SwitchError, ValueError):
+    """A run cannot go on: its loss or a gradient is no number, or has left all sense."""
 
 
 class MissingExtra(SwitchError, ImportError):

@@ -27,7 +27,7 @@ from .errors import SwitchError, WeightsError
 from .files import as_path, check_regular, readable, shown
 from .forking import free_after_fork
 
-__all__ = ["ITEMSIZE", "MAX_ATTRIBUTE", "Opened", "Stored", "blocks", "create", "opened", "sign"]
+__all__ = ["ITEMSIZE", "LIBRARY", "MAX_ATTRIBUTE", "Opened", "Stored", "blocks", "create", "opened", "sign"]
 
 FORMAT, FORMAT_VERSION = "switchnp", "1"
 MAX_OBJECTS, MAX_DEPTH, MAX_NAME, MAX_ATTRIBUTE = 50_000, 16, 512, 60_000
@@ -35,9 +35,9 @@ BLOCK = 1 << 20
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 NOWHERE = 2**64 - 1
 LAYOUTS = {h5d.COMPACT: "compact", h5d.CHUNKED: "chunked", h5d.VIRTUAL: "virtual"}
-_LIBRARY = free_after_fork(threading.RLock())
+LIBRARY = free_after_fork(threading.RLock())
 """One thread at a time has a file open: h5py, closing one, looks through the objects of all."""
-atexit.register(_LIBRARY.acquire)  # Python does not survive its end while a thread is inside h5py
+atexit.register(LIBRARY.acquire)  # Python does not survive its end while a thread is inside h5py
 FOREIGN = (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, AttributeError, MemoryError)
 
 
@@ -119,7 +119,7 @@ def create(
     """
     marked = {"format": FORMAT, "format_version": FORMAT_VERSION, **attributes}
     layout = {"libver": ("v110", "v110"), "alignment_threshold": 1, "alignment_interval": 64}
-    with _LIBRARY, h5py.File(path, "w", locking=False, **layout) as file:
+    with LIBRARY, h5py.File(path, "w", locking=False, **layout) as file:
         for name, text in marked.items():
             file.attrs[name] = np.bytes_(text)
         return {name: _room(file, name, shape, dtype) for name, (shape, dtype) in datasets.items()}
@@ -127,7 +127,7 @@ def create(
 
 def sign(path: str | os.PathLike[str], digests: Mapping[str, str]) -> None:
     """Write the sha256 of every dataset into the room that `create` left for it."""
-    with _LIBRARY, h5py.File(path, "r+", libver=("v110", "v110"), locking=False) as file:
+    with LIBRARY, h5py.File(path, "r+", libver=("v110", "v110"), locking=False) as file:
         for name, digest in digests.items():
             h5a.open(file[name].id, b"sha256").write(np.array(digest, "S64"))
 
@@ -278,7 +278,7 @@ def _explained(where: str) -> Iterator[None]:
 @contextmanager
 def _without_plugins() -> Iterator[None]:
     """HDF5 would load every library in its plugin folders to find an unknown filter, and so run their code."""
-    with _LIBRARY:
+    with LIBRARY:
         folders = [h5pl.get(i) for i in range(h5pl.size())]
         for _ in folders:
             h5pl.remove(0)

@@ -167,10 +167,29 @@ class SwitchTransformer:
         words, targets = self._edge.words(prompts, decoder_input_ids, decoder_attention_mask, labels)
         if targets is None:
             raise InputError("labels are missing, expected the words that are to be learned")
-        task = gradients.CrossEntropy(smoothing)
-        rows = prompts.row, words.row, targets_of(words, targets)
-        losses, grads = gradients.loss_and_gradients(*self._readable_setup, *rows, mode, task)
+        lesson = prompts, words, targets_of(words, targets)
+        losses, grads = self.losses_and_grads(*lesson, mode, gradients.CrossEntropy(smoothing))
         return losses.loss, grads
+
+    def losses_and_grads(
+        self, prompts: Batch, words: Batch, target_t: NDArray[np.int64], mode: Mode, task: Any
+    ) -> tuple[gradients.Losses, Tree]:
+        """The same of a lesson that is a row already, with all that went into the loss; for trainers."""
+        rows = prompts.row, words.row, target_t
+        return gradients.loss_and_gradients(*self._readable_setup, *rows, mode, task)
+
+    def passed(self, prompts: Batch, words: Batch) -> tuple[tuple[Tree, Tree], NDArray[Any]]:
+        """What the routers of encoder and decoder did with rows, and the logits of the words; by the readable engines."""
+        setup = self._readable_setup
+        memory_td, encoder = network.encode(*setup, prompts.row)
+        last_td, decoder = network.decode(*setup, words.row, memory_td, prompts.row)
+        return (encoder, decoder), network.logits(setup[0], self.config, setup[-1], last_td)
+
+    def lesson(self, inputs: Any, targets: Any) -> tuple[Batch, Batch, NDArray[np.int64]]:
+        """Prompts, the words before each word, and the words to say, as rows. Raises InputError."""
+        prompts = self._edge.batch("inputs", inputs, None)
+        words, labels = self._edge.words(prompts, None, None, targets)
+        return prompts, words, targets_of(words, labels)
 
     def encode(
         self,

@@ -90,6 +90,8 @@ def targets_of(words: Batch, targets: Any) -> NDArray[np.int64]:
 
 def _rectangle(name: str, ids: Any, filler: int, kinds: str = "iu") -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Whole numbers as [B, T] and where they were given; unequal lists are filled up."""
+    if isinstance(ids, np.ndarray) and ids.ndim == 2 and ids.size and ids.dtype.kind in kinds:
+        return _whole_numbers(name, ids.ravel(), kinds).reshape(ids.shape), np.ones(ids.shape, bool)
     ragged = isinstance(ids, (list, tuple)) and any(isinstance(row, (list, tuple, np.ndarray)) for row in ids)
     rows: Sequence[Any] = ids if ragged else [ids]
     if not ragged and _array(name, ids).ndim == 2:

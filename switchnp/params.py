@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from .config import Config
+from .equations import truncated_normal
 from .errors import ShapeError
 from .quantization import scale_path
 from .tree import Tree
 
-__all__ = ["blueprint", "check_shapes", "layout"]
+__all__ = ["blueprint", "check_shapes", "first_values", "layout"]
 
 
 def blueprint(config: Config) -> dict[str, tuple[int, ...]]:
@@ -19,6 +22,33 @@ def blueprint(config: Config) -> dict[str, tuple[int, ...]]:
     A name carries its axes and the Config their lengths, so a path says its own shape: wi_edf is (E, D, F).
     """
     return {path: _shape(path, config.axes) for path in sorted(_paths(config), key=_by_name_then_number)}
+
+
+def first_values(config: Config, rng: np.random.Generator, scale: float = 0.1, dtype: str = "float32") -> Tree:
+    """The weights before the first step: truncated normal, small ones of a variance of scale / inputs (Switch, §2.4).
+
+    Norms begin at 1, a router's bias at 0, the table of words at a deviation of 1 whatever the scale. W_q is smaller by
+    sqrt(d_kv), for attention does not divide by it.
+
+    Source: Switch, §2.4 (E8); the table and W_q are those of T5X's configurations.
+    """
+    leaves = {}
+    for path, shape in blueprint(config).items():
+        name = path.rpartition("/")[2]
+        if name in ("norm_d", "br_e"):
+            leaves[path] = np.full(shape, name == "norm_d", dtype)
+        elif name == "embedding_vd":
+            leaves[path] = truncated_normal(shape, 1, 1.0, rng).astype(dtype)
+        else:
+            leaves[path] = truncated_normal(shape, _inputs(name, config), scale, rng).astype(dtype)
+    return Tree.of(leaves)
+
+
+def _inputs(name: str, config: Config) -> int:
+    """How many inputs each output of an array adds up."""
+    widths = {"wq_dhk": config.d_model * config.d_kv, "wo_hkd": config.num_heads * config.d_kv}
+    widths |= {"wo_fd": config.d_ff, "wo_efd": config.d_ff}
+    return widths.get(name, config.d_model)
 
 
 def layout(config: Config, dtype: str) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -64,6 +64,8 @@ FLOORS = {
     "fidelity": 9,
     "evaluation": 9,
     "scoreboard": 10,
+    "data": 4,
+    "training": 10,
     "benchmark": 11,
     "narrowing": 10,
     "warming": 9,

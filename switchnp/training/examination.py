@@ -1,0 +1,93 @@
+"""How good a model is at what it never saw, and which experts take whose tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..data.mixtures import Example, Mixture, Task
+from ..data.sources import Lines
+from ..equations import cross_entropy
+from ..evaluation import ALL, Pair, evaluate
+from ..model import SwitchTransformer
+from ..tokenizer import Tokenizer
+from .watching import mutual_information, named_switches
+
+__all__ = ["Held", "Report", "examined", "held_fill", "held_pairs"]
+
+TOGETHER = 32
+"""Examples that are looked at at once."""
+
+
+class Held(NamedTuple):
+    """A task's examples that are never trained on; `pairs` are None for texts with gaps, which have no one right answer."""
+
+    name: str
+    examples: list[Example]
+    pairs: list[Pair] | None
+
+
+class Report(NamedTuple):
+    """Each task's items, loss in nats per word, token accuracy and exact match; and what each layer's experts tell of tasks."""
+
+    scores: dict[str, dict[str, Any]]
+    specialisation: dict[str, float]
+
+    @property
+    def loss(self) -> float:
+        """The mean loss over tasks."""
+        return float(np.mean([score["loss"] for name, score in self.scores.items() if name != ALL]))
+
+
+def held_pairs(name: str, pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, limit: int) -> Held:
+    """The first pairs of a task."""
+    chosen = [Pair(prompt, answer, name) for prompt, answer, *_ in pairs[:limit]]
+    examples = [Example(tokenizer.encode(pair.prompt), tokenizer.encode(pair.answer), name) for pair in chosen]
+    return Held(name, examples, chosen)
+
+
+def held_fill(task: Task, tokenizer: Tokenizer, limit: int, lengths: tuple[int, int]) -> Held:
+    """Gaps in held-out text, the same ones every time."""
+    assert isinstance(task.source, Lines)
+    mixture = Mixture([task], tokenizer, 0, max_inputs=lengths[0], max_targets=lengths[1])
+    return Held(task.name, list(islice(mixture, limit)), None)
+
+
+def examined(model: SwitchTransformer, held: Sequence[Held]) -> Report:
+    """The Report on a model; greedy answers are the fast engine's."""
+    counts: dict[str, Any] = {}
+    scores: dict[str, dict[str, Any]] = {}
+    for x, task in enumerate(held):
+        scores[task.name] = _teacher_forced(model, task, counts, (x, len(held)))
+        if task.pairs is not None:
+            scores[task.name]["exact_match"] = evaluate(_answering(model), task.pairs)[ALL].exact_match
+    balanced = {name: count_xe / np.maximum(count_xe.sum(axis=1, keepdims=True), 1) for name, count_xe in counts.items()}
+    return Report(scores, {name: mutual_information(share_xe) for name, share_xe in balanced.items()})
+
+
+def _answering(model: SwitchTransformer) -> SwitchTransformer:
+    if model.routing.precision != "float32":
+        return model
+    return SwitchTransformer(model.config, model.params, model.routing, model.tokenizer)
+
+
+def _teacher_forced(model: SwitchTransformer, task: Held, counts: dict[str, Any], place: tuple[int, int]) -> dict[str, Any]:
+    """Loss and token accuracy; how many tokens of this task each expert was asked by is added to `counts`."""
+    nats = right = words = 0.0
+    x, tasks = place
+    for start in range(0, len(task.examples), TOGETHER):
+        examples = task.examples[start : start + TOGETHER]
+        lesson = model.lesson([each.inputs for each in examples], [each.targets for each in examples])
+        arrays, logits_tv = model.passed(*lesson[:2])
+        target_t = lesson[2]
+        nats += float(cross_entropy(logits_tv, target_t)) * len(target_t)
+        right += float((logits_tv.argmax(axis=1) == target_t).sum())
+        words += len(target_t)
+        for name, switch in named_switches(arrays).items():
+            E = switch.p_te.shape[1]
+            asked = switch.expert_t if "expert_t" in switch else switch.expert_tn[:, 0]
+            counts.setdefault(name, np.zeros((tasks, E)))[x] += np.bincount(asked, minlength=E)
+    return {"items": len(task.examples), "exact_match": None, "token_accuracy": right / words, "loss": nats / words}

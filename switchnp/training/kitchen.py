@@ -1,0 +1,137 @@
+"""A recipe's model, data, optimizer and examination, made ready."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import loading
+from ..config import Config
+from ..data.batches import Batches
+from ..data.mixtures import Mixture, Task
+from ..data.sources import Lines, Pairs
+from ..errors import ConfigError
+from ..evaluation import read_pairs
+from ..files import shown
+from ..model import SwitchTransformer
+from ..optimizers import Adafactor, AdamW
+from ..params import first_values
+from ..routing import Routing
+from ..tokenizer import Tokenizer
+from ..tree import Tree
+from .examination import Held, held_fill, held_pairs
+from .recipe import Recipe, TaskPart
+from .trainer import Trainer, learner
+
+__all__ = ["born", "examination", "trainer_of"]
+
+BORN = 0x5EED
+"""Keeps the stream of first values apart from those of the steps."""
+
+
+def born(recipe: Recipe) -> SwitchTransformer:
+    """The model as it is before the first step: read from a file, or drawn; a student may begin with its teacher's weights."""
+    part = recipe.model
+    routing = None if part.routing is None else Routing.named(part.routing)
+    if part.file is not None:
+        if recipe.config or part.tokenizer:
+            raise ConfigError("[model] has a file, expected no [model.config] and no tokenizer beside it")
+        return learner(loading.load(recipe.path(part.file), routing, "kernels"))
+    if part.tokenizer is None or not recipe.config:
+        raise ConfigError("[model] has no file, expected a tokenizer and [model.config]")
+    tokenizer = Tokenizer(recipe.path(part.tokenizer))
+    config = _config(recipe.config, tokenizer)
+    params = first_values(config, np.random.default_rng([recipe.seed, BORN]), part.init_scale)
+    model = SwitchTransformer(config, params, routing, tokenizer, engine="kernels", provenance={"recipe": recipe.run.name})
+    return learner(model)
+
+
+def trainer_of(recipe: Recipe, model: SwitchTransformer) -> Trainer:
+    """All that learns, before its first step."""
+    teacher = share = None
+    if recipe.teacher is not None:
+        teacher, share = loading.load(recipe.path(recipe.teacher.file), engine="kernels"), recipe.teacher.share
+        if teacher.config.vocab_size != model.config.vocab_size:
+            sizes = f"{teacher.config.vocab_size} words and the student {model.config.vocab_size}"
+            raise ConfigError(f"the teacher has {sizes}, expected the same vocabulary")
+        if recipe.teacher.inherit:
+            _inherit(model.params, teacher.params)
+    kinds: dict[str, Any] = {"adamw": AdamW, "adafactor": Adafactor}
+    try:
+        optimizer = kinds[recipe.optimizer.kind](model.params, **recipe.optimizer.settings)
+    except TypeError as error:
+        raise ConfigError(f"in [optimizer] {str(error).rpartition(' ')[2]} is no setting of {recipe.optimizer.kind}") from None
+    about = recipe.schedule, recipe.training, recipe.seed, teacher, 0.25 if share is None else share
+    return Trainer(model, _batches(recipe, model), optimizer, *about)
+
+
+def examination(recipe: Recipe, model: SwitchTransformer) -> list[Held]:
+    """What the model is examined in: the held files of the recipe's tasks."""
+    tokenizer, limit = _tokenizer(model), recipe.evaluation.limit
+    lengths = recipe.data.max_inputs, recipe.data.max_targets
+    held = []
+    for task in recipe.tasks:
+        if task.held is None:
+            continue
+        file = _there(recipe, task.held)
+        if task.kind == "pairs":
+            held.append(held_pairs(task.name, read_pairs(file), tokenizer, limit))
+        else:
+            held.append(held_fill(Task(task.name, Lines(file), "fill", task.density, task.mean_span), tokenizer, limit, lengths))
+    return held
+
+
+def _config(numbers: dict[str, Any], tokenizer: Tokenizer) -> Config:
+    listed = {name: tuple(value) if isinstance(value, list) else value for name, value in numbers.items()}
+    layers = listed.get("num_layers", 1)
+    given = {"vocab_size": tokenizer.vocab_size, "num_decoder_layers": layers} | listed
+    try:
+        return Config(**given)
+    except TypeError as error:
+        raise ConfigError(f"in [model.config] {error!s:.120}") from None
+
+
+def _batches(recipe: Recipe, model: SwitchTransformer) -> Batches:
+    tasks, data = recipe.tasks, recipe.data
+    weighted = [task.weight for task in tasks if task.weight is not None]
+    if weighted and len(weighted) < len(tasks):
+        raise ConfigError(f"{len(weighted)} of {len(tasks)} tasks have a weight, expected all or none")
+    mixture = Mixture(
+        [_task(recipe, task) for task in tasks],
+        _tokenizer(model),
+        recipe.seed,
+        data.temperature,
+        weighted or None,
+        data.limit,
+        data.max_inputs,
+        data.max_targets,
+    )
+    return Batches(mixture, data.tokens, data.examples, data.bucket)
+
+
+def _task(recipe: Recipe, task: TaskPart) -> Task:
+    file = _there(recipe, task.file)
+    return Task(task.name, Pairs(file) if task.kind == "pairs" else Lines(file), task.kind, task.density, task.mean_span)  # type: ignore[arg-type]
+
+
+def _there(recipe: Recipe, name: str) -> Path:
+    file = recipe.path(name)
+    if not file.exists():
+        raise ConfigError(f"there is no file {shown(file)} (recipes/README.md says how those of this project are made)")
+    return file
+
+
+def _tokenizer(model: SwitchTransformer) -> Tokenizer:
+    if model.tokenizer is None:
+        raise ConfigError("the model has no tokenizer, expected one to read texts")
+    return model.tokenizer
+
+
+def _inherit(params: Tree, teacher: Tree) -> None:
+    """The teacher's weights wherever both have one of the same path and shape: all but experts and routers, as a rule."""
+    theirs = dict(teacher.leaves())
+    for path, leaf in params.leaves():
+        if path in theirs and theirs[path].shape == leaf.shape:
+            leaf[...] = theirs[path]

@@ -1,0 +1,63 @@
+"""`switchnp.train`: teach a model a few pairs, here and now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..data.batches import Batches
+from ..data.mixtures import Mixture, Task
+from ..errors import InputError, TokenizerError
+from ..model import SwitchTransformer
+from ..optimizers import Adafactor, AdamW
+from ..schedules import Schedule
+from .progress import bar
+from .recipe import TrainingPart
+from .trainer import Trainer, learner
+
+__all__ = ["train"]
+
+
+def train(
+    model: SwitchTransformer,
+    pairs: Sequence[tuple[str, str]],
+    steps: int = 200,
+    *,
+    examples: int = 16,
+    rate: float | Schedule = 1e-3,
+    optimizer: str = "adamw",
+    seed: int = 0,
+    progress: bool = True,
+    **training: Any,
+) -> list[dict[str, Any]]:
+    """Teach a model pairs of prompt and answer; return what was measured at each step, for `plots.metrics_of`.
+
+    The model learns in place: its weights are float32 afterwards, and the same engine answers with them. Ctrl-C ends it after
+    the step that is being taken, and what was learnt stays.
+
+    examples    pairs a step
+    rate        the learning rate, or a Schedule
+    optimizer   "adamw" or "adafactor"
+    training    dropout, expert_dropout, smoothing, clip, accumulate (`training.recipe.TrainingPart`)
+
+    Raises TrainingError where the loss is no number or leaves all sense; ConfigError and InputError for wrong arguments.
+    """
+    if model.tokenizer is None:
+        raise TokenizerError("this model has no tokenizer, expected one to read pairs of texts")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps is {steps!a:.80}, expected a whole number of 1 or more")
+    kinds: dict[str, Any] = {"adamw": AdamW, "adafactor": Adafactor}
+    if optimizer not in kinds:
+        raise InputError(f"optimizer is {optimizer!a:.80}, expected one of {', '.join(kinds)}")
+    student = learner(model)
+    mixture = Mixture([Task("pairs", list(pairs))], model.tokenizer, seed)
+    schedule = rate if isinstance(rate, Schedule) else Schedule(peak=rate)
+    part = TrainingPart(**training)
+    trainer = Trainer(student, Batches(mixture, examples=examples), kinds[optimizer](student.params), schedule, part, seed)
+    history = []
+    with bar(steps, shown=progress) as show:
+        while trainer.step < steps and not show.stopping:
+            history.append(trainer.take())
+            show.step(history[-1])
+    model.params = student.params
+    return history

@@ -1,0 +1,146 @@
+"""One step after another: a batch, its gradient, a move of the weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from ..bfloat16 import Bfloat16
+from ..equations import balancing_step, softmax
+from ..gradients import CrossEntropy, Distilled, Losses
+from ..model import SwitchTransformer
+from ..optimizers import clip
+from ..routers import Mode
+from ..schedules import Schedule
+from ..tree import Tree
+from .recipe import TrainingPart
+from .watching import Watch, measured, named_switches
+
+__all__ = ["BIAS_RATE", "Trainer", "learner"]
+
+BIAS_RATE = 1e-3
+"""How far a step moves the bias of a router that is balanced by it (Wang et al. 2024, table 1)."""
+
+
+def learner(model: SwitchTransformer) -> SwitchTransformer:
+    """The same model with weights of its own, all float32, that can be moved in place."""
+    params = model.params.map(lambda leaf: np.array(leaf, np.float32, order="C"))
+    engine = "equations" if model.routing.precision != "float32" or model.engine == "equations" else "kernels"
+    more = model.tokenizer, engine, model.provenance, model.generation
+    return SwitchTransformer(model.config, params, model.routing, *more)
+
+
+class Trainer:
+    """A learner, what it learns from, and how its weights move.
+
+    batches     an iterator of `data.Batch`es, or of anything with inputs and targets
+    optimizer   over the learner's own arrays
+    seed        of dropout and exploration: each step draws from (seed, step), so that a step can be taken again
+    teacher     a model whose opinion is `share` of each target
+    """
+
+    def __init__(
+        self,
+        model: SwitchTransformer,
+        batches: Iterator[Any],
+        optimizer: Any,
+        schedule: Schedule,
+        part: TrainingPart,
+        seed: int = 0,
+        teacher: SwitchTransformer | None = None,
+        share: float = 0.25,
+    ) -> None:
+        self.model, self.batches, self.optimizer = model, batches, optimizer
+        self._schedule, self._part, self._seed = schedule, part, seed
+        self._teacher, self._share = teacher, share
+        self.step, self.watch = 0, Watch()
+
+    def take(self, last_good: str = "none yet") -> dict[str, Any]:
+        """Take one step, and say what came of it. Raises TrainingError where there is no sense in going on."""
+        began, step = time.perf_counter(), self.step + 1
+        lessons = [next(self.batches) for _ in range(self._part.accumulate)]
+        learnt = [self._learn(lesson, np.random.default_rng([self._seed, step, n])) for n, lesson in enumerate(lessons)]
+        losses, grads = _together(learnt)
+        norm = clip(grads, self._part.clip or np.inf)
+        self.watch.see(step, losses, norm, grads, last_good)
+        rate = self._schedule.rate(step)
+        self.optimizer.update(grads, rate)
+        if self.model.routing.needs_bias:
+            self._balance(losses)
+        self.step = step
+        tokens, seconds = sum(_tokens(lesson) for lesson in lessons), time.perf_counter() - began
+        line = measured(losses, self.model.config.num_experts)
+        return {
+            "step": step,
+            **line,
+            "rate": rate,
+            "gradient_norm": norm,
+            "tokens": tokens,
+            "tokens_per_second": tokens / seconds,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has besides weights and moments, for JSON."""
+        return {"step": self.step, "watch": self.watch.state(), "batches": self.batches.state()}  # type: ignore[attr-defined]
+
+    def restore(self, state: dict[str, Any], moments: dict[str, Any], params: Tree) -> None:
+        """Go on where a checkpoint was taken."""
+        self.optimizer.restore(moments)
+        self.batches.restore(state["batches"])  # type: ignore[attr-defined]
+        self.watch.restore(state["watch"])
+        for (_, mine), (_, then) in zip(self.model.params.leaves(), params.leaves(), strict=True):
+            mine[...] = then
+        self.step = state["step"]
+
+    def _learn(self, lesson: Any, rng: np.random.Generator) -> tuple[Losses, Tree, int]:
+        prompts, words, target_t = self.model.lesson(lesson.inputs, lesson.targets)
+        part = self._part
+        inside = part.dropout if part.expert_dropout is None else part.expert_dropout
+        mode = Mode(True, rng, part.dropout, inside)
+        task: Any = CrossEntropy(part.smoothing)
+        if self._teacher is not None:
+            task = Distilled(self._opinion(lesson, words), self._share)
+        losses, grads = self.model.losses_and_grads(prompts, words, target_t, mode, task)
+        return losses, grads.map(_plain), int((target_t >= 0).sum())
+
+    def _opinion(self, lesson: Any, words: Any) -> Any:
+        """How likely the teacher finds each word, (T, V)."""
+        assert self._teacher is not None
+        return softmax(self._teacher(lesson.inputs, labels=lesson.targets).logits[words.kept])
+
+    def _balance(self, losses: Losses) -> None:
+        """A router's bias goes by who was asked, not by a gradient."""
+        for name, switch in named_switches(losses.arrays).items():
+            stack, i = name.split("/")
+            br_e = self.model.params[f"{stack}/blocks/{i}/switch"].br_e
+            br_e[...] = balancing_step(br_e, switch.expert_t, BIAS_RATE)
+
+
+def _together(learnt: list[tuple[Losses, Tree, int]]) -> tuple[Losses, Tree]:
+    """The losses and gradients of several batches as if they had been one: each counts by its words."""
+    if len(learnt) == 1:
+        return learnt[0][:2]
+    total = sum(words for _, _, words in learnt)
+    shares = [words / total for _, _, words in learnt]
+    grads = [
+        grads.map(lambda g, share=share: g * g.dtype.type(share)) for (_, grads, _), share in zip(learnt, shares, strict=True)
+    ]
+    loss, task = (sum(share * losses[i] for (losses, _, _), share in zip(learnt, shares, strict=True)) for i in (0, 1))
+    return learnt[-1][0]._replace(loss=loss, task=task), reduce(_sum, grads)
+
+
+def _sum(one: Tree, other: Tree) -> Tree:
+    others = dict(other.leaves())
+    return Tree.of({path: leaf + others[path] for path, leaf in one.leaves()})
+
+
+def _plain(grad: Any) -> Any:
+    return grad.view(np.ndarray) if isinstance(grad, Bfloat16) else grad
+
+
+def _tokens(lesson: Any) -> int:
+    return sum(map(len, lesson.inputs)) + sum(map(len, lesson.targets))
