@@ -78,7 +78,7 @@ class Batches:
         """The next batches in the order in which they are served; what was drawn and does not fit is spared for later."""
         drawn, self._spare = self._spare, []
         room = self._bucket * self._budget - sum(self._size(example) for _, example in drawn)
-        while room >= 0:
+        while room > 0:
             drawn.append((self.mixture.state(), next(self.mixture)))
             room -= self._size(drawn[-1][1])
         batches = self._cut([example for _, example in drawn])

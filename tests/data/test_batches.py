@@ -112,6 +112,24 @@ def test_the_batches_of_a_bucket_do_not_come_in_the_order_of_their_lengths(text)
     assert [sorted(sums[:16]).index(it) for it in sums[:16]] != [sorted(sums[16:]).index(it) for it in sums[16:]]
 
 
+def test_the_order_of_batches_is_drawn_from_the_seed():
+    """Each bucket is an epoch of 8 pairs of 8 lengths, so that nothing else can tell two seeds apart."""
+    pairs = [("one " * (n + 1), "one") for n in range(8)]
+
+    orders = [taken(Batches(Mixture([Task("a", pairs)], TOKENIZER, seed), examples=1, bucket=8), 8) for seed in range(4)]
+
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+    assert all(once != other for once, other in itertools.combinations(orders, 2))
+
+
+def test_no_more_is_drawn_ahead_than_a_bucket_and_a_few(text):
+    batches = Batches(mixed(text, 0), tokens=100, bucket=4)
+
+    served = sum(len(batch.tasks) for batch in taken(batches, 400))
+
+    assert batches.mixture.state()["drawn"] - served < 4 * 100 / 4
+
+
 def test_a_budget_of_tokens_is_used(text):
     batches = taken(Batches(mixed(text, 1), tokens=1000, bucket=4), 40)
 

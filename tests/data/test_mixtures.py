@@ -14,7 +14,7 @@ from switchnp.data.mixtures import BYTES_PER_TOKEN, Mixture, Task, seeded, share
 from switchnp.data.sources import Blocks, Lines, Pairs
 from switchnp.data.spans import raw_length, restored
 from switchnp.errors import ConfigError, InputError
-from switchnp.tokenizer import SENTINELS
+from switchnp.tokenizer import SENTINELS, Tokenizer
 
 TOKENIZER = numbers_tokenizer()
 seeds = st.integers(0, 2**70)
@@ -190,10 +190,24 @@ def test_a_task_without_an_example_that_fits_says_so(tmp_path, content):
         next(Mixture([Task("long", [("one " * 9, "one")])], TOKENIZER, 0, max_inputs=4))
 
 
-def test_no_example_is_longer_than_the_limits(text):
-    for inputs, targets, _ in taken(mixed(text, 0, max_inputs=17, max_targets=9), 100):
-        assert len(inputs) <= 17
-        assert len(targets) <= 9
+def test_one_pair_that_fits_is_found_among_many_that_do_not():
+    mixture = Mixture([Task("some", [("one", "one"), *[("one " * 40, "one")] * 20])], TOKENIZER, 0, max_inputs=20)
+
+    taken(mixture, 30)
+
+    assert mixture.epochs["some"] in (29, 30)
+    assert 29 * 20 <= mixture.skipped["some"] <= 30 * 20
+
+
+@pytest.mark.parametrize(("density", "mean_span"), [(0.15, 3.0), (0.5, 3.0), (0.15, 1.0)])
+def test_no_example_is_longer_than_the_limits_and_the_longest_is_as_long(text, density, mean_span):
+    tasks = [Task("some", numbered(40)), Task("fill", text, "fill", density, mean_span)]
+
+    examples = taken(Mixture(tasks, TOKENIZER, 0, max_inputs=17, max_targets=9), 150)
+
+    assert max(len(inputs) for inputs, *_ in examples) <= 17
+    assert max(len(targets) for _, targets, _ in examples) <= 9
+    assert any(len(inputs) == 17 or len(targets) == 9 for inputs, targets, task in examples if task == "fill")
 
 
 def test_pairs_of_a_file_are_those_in_memory(tmp_path):
@@ -222,6 +236,14 @@ def test_a_state_of_other_tasks_is_refused(task):
 
     with pytest.raises(InputError, match="the state is of another mixture"):
         Mixture([task], TOKENIZER, 0).restore(state)
+
+
+def test_a_state_of_another_tokenizer_is_refused():
+    state = Mixture([Task("a", numbered(3))], TOKENIZER, 0).state()
+    other = Tokenizer(TOKENIZER.model_bytes + bytes.fromhex("1a02 1800"))
+
+    with pytest.raises(InputError, match="the state is of another mixture"):
+        Mixture([Task("a", numbered(3))], other, 0).restore(state)
 
 
 def test_counters_draw_apart():

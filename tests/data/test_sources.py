@@ -85,6 +85,18 @@ def test_a_file_is_not_held_in_memory(file):
     assert peak < path.stat().st_size / 2
 
 
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(file):
+    path = file(b"x" * 60_000_000)
+
+    tracemalloc.start()
+    with pytest.raises(FileError, match="has more than 4000000 bytes in line 1"):
+        Lines(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < path.stat().st_size / 2
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

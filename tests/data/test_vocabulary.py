@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import sentencepiece
 from references import ROOT
 from texts import WORDS, numbered
 
@@ -74,6 +75,23 @@ def test_the_texts_come_back_from_their_ids(corpus, tmp_path):
     for text in [" ".join(WORDS), *(text for pair in numbered(40) for text in pair)]:
         assert tokenizer.decode(tokenizer.encode(text)) == text
         assert tokenizer.unk_id not in tokenizer.encode(text)
+
+
+def test_nothing_is_drawn_and_one_thread_works(corpus, tmp_path, monkeypatch):
+    """Subsampling alone would make other bytes, and another number of threads does for long texts."""
+    asked = {}
+    monkeypatch.setattr(sentencepiece.SentencePieceTrainer, "train", lambda **settings: asked.update(settings))
+
+    with pytest.raises(SwitchError):
+        trained(corpus, tmp_path)
+
+    assert (asked["num_threads"], asked["input_sentence_size"], asked["shuffle_input_sentence"]) == (1, 0, False)
+
+
+def test_texts_are_normalised_as_t5_does(corpus, tmp_path):
+    tokenizer = trained(corpus, tmp_path)
+
+    assert tokenizer.encode("ｏｎｅ\u3000 ﬁ") == tokenizer.encode("one fi")
 
 
 def test_every_column_is_text(tmp_path):
