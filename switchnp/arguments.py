@@ -148,6 +148,16 @@ def _routing(command: argparse.ArgumentParser) -> None:
     _seed(command)
 
 
+def _vocabulary(command: argparse.ArgumentParser) -> None:
+    command.add_argument("files", nargs="+", metavar="file", help="texts and tables, UTF-8; each column of a line is a sentence")
+    command.add_argument("-o", "--output", required=True, metavar="TARGET", help="the SentencePiece model to write")
+    command.add_argument("--size", type=_count, required=True, metavar="N", help="how many pieces, T5's sentinels not among them")
+    command.add_argument("--byte-fallback", action="store_true", help="spell rare characters in bytes instead of <unk>")
+    command.add_argument("--split-digits", action="store_true", help="each digit is a piece")
+    command.add_argument("--symbol", action="append", default=[], metavar="TEXT", help="always a piece; may be given again")
+    command.add_argument("--force", action="store_true", help="overwrite the target")
+
+
 def _warmup(command: argparse.ArgumentParser) -> None:
     """It has no options but --json."""
 
@@ -258,6 +268,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "quantize": (f'switchnp quantize {_NUMBERS} -o numbers-int8.h5 --text "say in French: 1984"', _quantize),
     "trace": (f'switchnp trace {_NUMBERS} "say in French: 1984"', _trace),
     "routing": (f'switchnp routing --compare huggingface paper,capacity=1 {_NUMBERS} "say in French: 1984"', _routing),
+    "vocabulary": ("switchnp vocabulary corpus.txt tasks.tsv -o spiece.model --size 4096 --byte-fallback", _vocabulary),
     "warmup": ("switchnp warmup --json", _warmup),
     "bench": ("switchnp bench base-8.h5 --against transformers,ctranslate2 --threads 2,1 --json results.json", _bench),
 }

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from . import __version__
 from .arguments import parsed, search_settings
 from .benchmark.command import bench
+from .data.command import vocabulary
 from .errors import FileError, InputError, SwitchError
 from .files import shown
 from .scoreboard import evaluate
@@ -149,17 +150,8 @@ def _journal(options: argparse.Namespace, prompts: list[str], config: Any) -> It
     header, arrays = weights.read_header(options.file)
     model = [header.config.to_json(), hashlib.sha256(header.tokenizer or b"").hexdigest(), [a.sha256 for a in arrays]]
     routing = (options.routing or header.routing).to_json()
-    said = [
-        __version__,
-        prompts,
-        config.to_json(),
-        routing,
-        options.engine,
-        options.dtype,
-        options.batch_size,
-        options.seed,
-        model,
-    ]
+    settings = [options.engine, options.dtype, options.batch_size, options.seed]
+    said = [__version__, prompts, config.to_json(), routing, *settings, model]
     with Journal(options.resume, hashlib.sha256(json.dumps(said).encode()).hexdigest()) as journal:
         yield journal
 
@@ -252,7 +244,7 @@ def routing(options: argparse.Namespace) -> str:
     return "\n".join(map(_plain, str(comparison).split("\n")))
 
 
-_ALL = (info, generate, fill, score, evaluate, convert, quantize, trace, routing, warmup, bench)
+_ALL = (info, generate, fill, score, evaluate, convert, quantize, trace, routing, vocabulary, warmup, bench)
 COMMANDS = {command.__name__: command for command in _ALL}
 
 

@@ -18,7 +18,7 @@ from .forking import free_after_fork
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-__all__ = ["MAX_CHARACTERS", "MAX_MODEL_BYTES", "SENTINELS", "Tokenizer"]
+__all__ = ["LIBRARY", "MAX_CHARACTERS", "MAX_MODEL_BYTES", "SENTINELS", "SPECIAL", "Tokenizer"]
 
 SENTINELS = 100
 """How many `<extra_id_i>` T5 adds behind the pieces of a SentencePiece model."""
@@ -29,13 +29,15 @@ MAX_CHARACTERS = 4_000_000
 MAX_MODEL_BYTES = 64 * 2**20
 """The largest SentencePiece model that is loaded; T5's has 0.8 MB."""
 
-_LIBRARY = free_after_fork(threading.RLock())
+LIBRARY = free_after_fork(threading.RLock())
 """One thread at a time is inside SentencePiece, and nobody when Python ends, which it would not survive."""
-atexit.register(_LIBRARY.acquire)
+atexit.register(LIBRARY.acquire)
+
+SPECIAL = re.compile("(<extra_id_[1-9]?[0-9]>|</s>|<pad>|<unk>)")
+"""The special tokens as texts spell them."""
 
 _BEGINNING = ["<pad>", "</s>", "<unk>"]
 _PAD, _EOS, _UNK = range(3)
-_SPECIAL = re.compile("(<extra_id_[1-9]?[0-9]>|</s>|<pad>|<unk>)")
 
 # A model is a protocol buffer, and what is appended to one overrides what stands before: here, fields of its
 # normalizer_spec (field 3) are set to false: 3 add_dummy_prefix, 4 remove_extra_whitespaces, 5 escape_whitespaces.
@@ -69,7 +71,7 @@ class Tokenizer:
             self._as_written = _load(self._model + _SPACES_AS_WRITTEN, name)
 
     def __del__(self) -> None:
-        with _LIBRARY:
+        with LIBRARY:
             vars(self).clear()
 
     @property
@@ -104,8 +106,8 @@ class Tokenizer:
         """
         _check_text(text)
         ids: list[int] = []
-        with _LIBRARY:
-            for n, part in enumerate(_SPECIAL.split(text)):
+        with LIBRARY:
+            for n, part in enumerate(SPECIAL.split(text)):
                 if n % 2:
                     ids.append(self._specials[part])
                 else:
@@ -154,7 +156,7 @@ def _load(model: bytes, name: str) -> SentencePieceProcessor:
     from sentencepiece import SentencePieceProcessor
 
     try:
-        with _LIBRARY:
+        with LIBRARY:
             return SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:
         raise TokenizerError(f"{name} is not a SentencePiece model") from error
@@ -163,7 +165,7 @@ def _load(model: bytes, name: str) -> SentencePieceProcessor:
 def _vocabulary(processor: SentencePieceProcessor, name: str) -> list[str]:
     """The piece of every id, once it is sure that T5's special tokens are where T5 has them."""
     try:
-        with _LIBRARY:
+        with LIBRARY:
             pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
             ids = [processor.pad_id(), processor.eos_id(), processor.unk_id()]
     except UnicodeDecodeError as error:

@@ -46,6 +46,7 @@ FLOORS = {
     "weights": 4,
     "cost": 4,
     "network": 4,
+    "data": 4,
     "gradients": 5,
     "output": 5,
     "voices": 5,
