@@ -18,10 +18,22 @@ if TYPE_CHECKING:
     from .model import SwitchTransformer
     from .routing import Routing
     from .search import GenerationConfig
+    from .training.notebook import train
     from .tree import Tree
 
 __version__ = "0.1.0"
-__all__ = ["Config", "GenerationConfig", "Routing", "SwitchError", "SwitchTransformer", "Tree", "convert", "equations", "load"]
+__all__ = [
+    "Config",
+    "GenerationConfig",
+    "Routing",
+    "SwitchError",
+    "SwitchTransformer",
+    "Tree",
+    "convert",
+    "equations",
+    "load",
+    "train",
+]
 
 _HOMES = {
     "Config": "config",
@@ -32,6 +44,7 @@ _HOMES = {
     "Tree": "tree",
     "convert": "conversion",
     "load": "loading",
+    "train": "training.notebook",
 }
 _ROOMS = {
     *("arguments", "bfloat16", "catalogue", "comparison", "config", "conformance", "conversion", "cost", "engine", "equations"),

@@ -158,6 +158,12 @@ def _vocabulary(command: argparse.ArgumentParser) -> None:
     command.add_argument("--force", action="store_true", help="overwrite the target")
 
 
+def _train(command: argparse.ArgumentParser) -> None:
+    command.add_argument("recipe", metavar="recipe.toml", help="what is trained, on what, how, and where it is kept")
+    command.add_argument("--resume", action="store_true", help="go on from the last checkpoint in the recipe's folder, if any")
+    command.add_argument("--steps", type=_count, metavar="N", help="instead of the recipe's")
+
+
 def _warmup(command: argparse.ArgumentParser) -> None:
     """It has no options but --json."""
 
@@ -268,6 +274,8 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "quantize": (f'switchnp quantize {_NUMBERS} -o numbers-int8.h5 --text "say in French: 1984"', _quantize),
     "trace": (f'switchnp trace {_NUMBERS} "say in French: 1984"', _trace),
     "routing": (f'switchnp routing --compare huggingface paper,capacity=1 {_NUMBERS} "say in French: 1984"', _routing),
+    "train": ("switchnp train recipes/tiny.toml --resume", _train),
+    "distill": ("switchnp distill recipes/student.toml", _train),
     "vocabulary": ("switchnp vocabulary corpus.txt tasks.tsv -o spiece.model --size 4096 --byte-fallback", _vocabulary),
     "warmup": ("switchnp warmup --json", _warmup),
     "bench": ("switchnp bench base-8.h5 --against transformers,ctranslate2 --threads 2,1 --json results.json", _bench),

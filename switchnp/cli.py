@@ -22,6 +22,7 @@ from .data.command import vocabulary
 from .errors import FileError, InputError, SwitchError
 from .files import shown
 from .scoreboard import evaluate
+from .training.command import distill, train
 from .warming import warmup
 
 __all__ = ["main"]
@@ -41,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _say(answer)
     except _NobodyListens:
         return 0
-    except KeyboardInterrupt:
-        return _explained("interrupted", 130)
+    except KeyboardInterrupt as stop:
+        return _explained(str(stop) or "interrupted", 130)
     except Exception as error:
         return _explained(_sentence(error))
     return 0
@@ -244,7 +245,7 @@ def routing(options: argparse.Namespace) -> str:
     return "\n".join(map(_plain, str(comparison).split("\n")))
 
 
-_ALL = (info, generate, fill, score, evaluate, convert, quantize, trace, routing, vocabulary, warmup, bench)
+_ALL = (info, generate, fill, score, train, distill, evaluate, convert, quantize, trace, routing, vocabulary, warmup, bench)
 COMMANDS = {command.__name__: command for command in _ALL}
 
 

@@ -19,11 +19,11 @@ __all__ = [
     "capacity",
     "cross_attention",
     "dense",
-    "dropped_out",
     "entering",
     "new_pasts",
     "self_attention",
     "switch",
+    "with_dropout",
 ]
 
 
@@ -135,7 +135,7 @@ def switch(ops, config, routing, p, x_td, groups, keep=False, mode=EVALUATION):
     return _residual(ops, x_td, a, mode)
 
 
-def dropped_out(ops, x_td, a, mode, name="keep_td"):
+def with_dropout(ops, x_td, a, mode, name="keep_td"):
     """x with dropout, whose mask `a` then has by this name; x itself without."""
     if not mode.dropout:
         return x_td
@@ -274,7 +274,7 @@ def _hidden(ops, config, a, rate, rng):
 
 
 def _residual(ops, x_td, a, mode):
-    a.x_td = x_td + dropped_out(ops, a.y_td, a, mode)
+    a.x_td = x_td + with_dropout(ops, a.y_td, a, mode)
     return a.x_td, a
 
 

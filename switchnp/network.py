@@ -130,7 +130,7 @@ def logits(ops, config, params, last_td):
 
 def _opening(ops, config, params, stack, row, mode):
     a = Tree(ids_t=row.ids_t, segment_t=row.segment_t, position_t=row.position_t, mask_t=row.mask_t, blocks=[])
-    a.x_td = layers.dropped_out(ops, ops.embed(row.ids_t, table_of(config, params, stack).embedding_vd), a, mode)
+    a.x_td = layers.with_dropout(ops, ops.embed(row.ids_t, table_of(config, params, stack).embedding_vd), a, mode)
     return a, a.x_td
 
 
@@ -140,7 +140,7 @@ def table_of(config, params, stack):
 
 
 def _ending(ops, config, stack, x_td, a, mode):
-    return layers.dropped_out(ops, ops.rms_norm(x_td, stack.norm_d, config.layer_norm_epsilon), a, mode, "keep_last_td")
+    return layers.with_dropout(ops, ops.rms_norm(x_td, stack.norm_d, config.layer_norm_epsilon), a, mode, "keep_last_td")
 
 
 def groups_of(ops, config, routing, row):

@@ -33,7 +33,7 @@ class Output:
     loss: float | None
 
 
-def losses_of(ops: Any, config: Any, routing: Any, logits_tv: Any, target_t: Any, *stacks: Any) -> dict[str, float | None]:
+def losses_of(ops: Any, config: Any, routing: Any, logits_tv: Any, target_t: Any, *stacks: Any) -> dict[str, Any]:
     """The losses of an Output; `stacks` are the encoder and the decoder, each (arrays of its pass, its Row)."""
     losses = []
     for (a, row), name in zip(stacks, ("encoder", "decoder"), strict=True):

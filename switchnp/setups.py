@@ -101,7 +101,7 @@ def dropping(mode: Mode, rates: dict[str, float], smoothing: float) -> Mode:
             raise InputError(f"{name} is {share!a:.80}, expected 0 or more and below 1")
     if any(rates.values()) and mode.rng is None:
         raise InputError("dropout draws at random, expected rng=np.random.default_rng(seed)")
-    return mode._replace(**rates)
+    return Mode(mode.training, mode.rng, rates["dropout"], rates["expert_dropout"])
 
 
 def compiling() -> bool:

@@ -15,6 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+MASKED = """words_t = target_t >= 0
+    logits_tv, target_t = logits_tv[words_t], target_t[words_t]
+    chosen_t = np.take_along_axis(logits_tv, target_t[:, None], axis=-1)[:, 0]
+    return"""
 MUTATIONS = {
     "one slot too many": ("capacity.py", "slot_t < C, slot_t", "slot_t <= C, slot_t"),
     "one slot too few": ("capacity.py", "slot_t < C, slot_t", "slot_t < C - 1, slot_t"),
@@ -40,10 +44,40 @@ MUTATIONS = {
     "router below float32": ("routing.py", "np.promote_types(x_td.dtype, np.float32)", "x_td.dtype"),
     "no N in the balance loss": ("losses.py", "return E * np.dot(", "return np.dot("),
     "z-loss without its square": ("losses.py", "np.mean(np.square(_logsumexp(h_te)))", "np.mean(_logsumexp(h_te))"),
-    "padding counted as words": ("losses.py", "words_t = target_t >= 0", "words_t = target_t >= -100"),
+    "padding counted as words": ("losses.py", MASKED, MASKED.replace(">= 0", ">= -100")),
+    "gradient of a gate to all experts": ("routing.py", "dp_te = np.zeros_like(p_te)", "dp_te = np.full_like(p_te, 0.1)"),
+    "softmax gradient without its mean": ("routing.py", "np.sum(p_te * dp_te, axis=-1, keepdims=True)", "0"),
+    "gate left out of the experts' gradient": (
+        "capacity.py",
+        "dslot_td = gate_t.astype(y_ecd.dtype)[:, None] * dy_td",
+        "dslot_td = dy_td",
+    ),
+    "a dropped token that teaches": ("capacity.py", "dgate_t = np.sum(dy_td * answer_td", "dgate_t = np.sum(dy_td * dy_td"),
+    "norm's gradient along x": ("norm.py", "r_t1 * r_t1 * along_t1 * x_td", "along_t1 * x_td"),
+    "words summed in the loss's gradient": (
+        "losses.py",
+        "logits_tv.dtype.type(dloss / len(words))",
+        "logits_tv.dtype.type(dloss)",
+    ),
+    "balance gradient of the probabilities": (
+        "losses.py",
+        "share_e = expert_share(expert_t",
+        "share_e = p_te.mean(axis=0) + 0 * expert_share(expert_t",
+    ),
+    "dropout that does not make up": ("dropout.py", "dtype(1 / (1 - rate))", "dtype(1)"),
+    "relu's gradient everywhere": ("feedforward.py", "np.where(x_tf > 0, dy_tf, 0)", "dy_tf"),
+    "words that come twice learn once": (
+        "embedding.py",
+        "np.add.at(dembedding_vd, ids_t, dx_td)",
+        "dembedding_vd[ids_t] = dx_td",
+    ),
     "attention divided by sqrt(K)": ("attention.py", "k_shk) + bias_hts", "k_shk) / q_thk.shape[2] ** 0.5 + bias_hts"),
     "a decoder that sees one ahead": ("position.py", "position_s) <= 0", "position_s) <= 1"),
-    "epsilon outside the root": ("norm.py", "np.sqrt(square_t1 + dtype.type(eps))", "(np.sqrt(square_t1) + dtype.type(eps))"),
+    "epsilon outside the root": (
+        "norm.py",
+        "x_td / np.sqrt(square_t1 + dtype.type(eps))",
+        "x_td / (np.sqrt(square_t1) + dtype.type(eps))",
+    ),
     "tied logits unscaled": ("embedding.py", "x_td * x_td.dtype.type(D**-0.5)", "x_td"),
     "second choices before first": ("queues.py", "expert_tn[order_t].T.ravel()", "expert_tn[order_t].ravel()"),
     "who does not ask takes a slot": ("queues.py", "slots(expert_t[asks_t], E, C)", "slots(expert_t, E, C)[asks_t]"),

@@ -65,17 +65,16 @@ FLOORS = {
     "fidelity": 9,
     "evaluation": 9,
     "scoreboard": 10,
-    "data": 4,
     "training": 10,
-    "benchmark": 11,
-    "narrowing": 10,
+    "benchmark": 12,
+    "narrowing": 11,
     "warming": 9,
     "arguments": 9,
-    "__init__": 10,
-    "cli": 12,
-    "__main__": 13,
+    "__init__": 11,
+    "cli": 13,
+    "__main__": 14,
 }
-ALPHABET = set("tsdhkfecvrng1")
+ALPHABET = set("btsdhkfecvrng1")
 ARRAY_ROOMS = [*(PACKAGE / "equations").glob("*.py"), *(PACKAGE / "kernels").glob("*.py"), PACKAGE / "layers.py"]
 EQUATIONS = [getattr(eq, name) for name in eq.__all__ if not name.endswith("_vjp")]
 LIBRARIES = {"numpy", "numba", "h5py", "sentencepiece", "safetensors", "tqdm", "ml_dtypes", "torch", "llvmlite"} | {

@@ -12,7 +12,7 @@ Fedus, Zoph, Shazeer, "Switch Transformers", arXiv 2101.03961, has seven numbere
 
 An array's name ends in its axes: t token, s token looked at, d model, h head, k head width, f feed-forward, e expert,
 c queue slot, v vocabulary, r distance bucket, n first, second, ... choice,
-g group of tokens, 1 an axis kept at length one. Capitals are their lengths.
+g group of tokens, b sentence, 1 an axis kept at length one. Capitals are their lengths.
 """
 
 from . import (

@@ -1,5 +1,1 @@
 """How a model learns: recipes, the loop, checkpoints that go on to the bit, and what is written down on the way."""
-
-from .notebook import train
-
-__all__ = ["train"]

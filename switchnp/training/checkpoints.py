@@ -80,7 +80,7 @@ class Folder:
         """What was written down on the way, one line of JSON each."""
         return self.path / "metrics.jsonl"
 
-    def checkpoints(self) -> list[Checkpoint]:
+    def saved(self) -> list[Checkpoint]:
         """Those that are there, the newest last."""
         found = [path for path in self.path.glob("step-*") if path.name[5:].isdigit() and (path / STATE).is_file()]
         return sorted((Checkpoint(path, int(path.name[5:])) for path in found), key=lambda checkpoint: checkpoint.step)
@@ -102,7 +102,7 @@ class Folder:
             _write(temporary / STATE, json.dumps(state | {"sha256": digests}).encode())
             if forever:
                 _write(temporary / FOREVER, b"")
-        passing = [checkpoint for checkpoint in self.checkpoints() if not (checkpoint.path / FOREVER).exists()]
+        passing = [checkpoint for checkpoint in self.saved() if not (checkpoint.path / FOREVER).exists()]
         for old in passing[: -self._keep]:
             shutil.rmtree(old.path, ignore_errors=True)
         return Checkpoint(target, step)

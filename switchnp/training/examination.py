@@ -42,9 +42,9 @@ class Report(NamedTuple):
         return float(np.mean([score["loss"] for name, score in self.scores.items() if name != ALL]))
 
 
-def held_pairs(name: str, pairs: Sequence[tuple[str, str]], tokenizer: Tokenizer, limit: int) -> Held:
+def held_pairs(name: str, pairs: Sequence[Pair], tokenizer: Tokenizer, limit: int) -> Held:
     """The first pairs of a task."""
-    chosen = [Pair(prompt, answer, name) for prompt, answer, *_ in pairs[:limit]]
+    chosen = [Pair(prompt, answer, name) for prompt, answer, _ in pairs[:limit]]
     examples = [Example(tokenizer.encode(pair.prompt), tokenizer.encode(pair.answer), name) for pair in chosen]
     return Held(name, examples, chosen)
 

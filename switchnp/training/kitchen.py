@@ -86,7 +86,7 @@ def examination(recipe: Recipe, model: SwitchTransformer) -> list[Held]:
 def _config(numbers: dict[str, Any], tokenizer: Tokenizer) -> Config:
     listed = {name: tuple(value) if isinstance(value, list) else value for name, value in numbers.items()}
     layers = listed.get("num_layers", 1)
-    given = {"vocab_size": tokenizer.vocab_size, "num_decoder_layers": layers} | listed
+    given: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "num_decoder_layers": layers} | listed
     try:
         return Config(**given)
     except TypeError as error:

@@ -37,13 +37,14 @@ def carry_out(recipe: Recipe, resume: bool = False) -> str:
 class _Run:
     def __init__(self, recipe: Recipe, folder: Folder, resume: bool) -> None:
         self._recipe, self._folder = recipe, folder
-        there = folder.checkpoints()
+        there = folder.saved()
         if there and not resume:
             raise ConfigError(f"{shown(recipe.run)} has a run of {there[-1].step} steps, expected --resume or another folder")
         model = born(recipe)
         self._trainer: Trainer = trainer_of(recipe, model)
         self._held: list[Held] = examination(recipe, model)
-        self._best, self._impatience = None, 0
+        self._best: float | None = None
+        self._impatience = 0
         if there:
             self._go_on(there[-1])
         folder.forget(self._trainer.step)
@@ -70,16 +71,16 @@ class _Run:
                     break
                 if trainer.step % recipe.training.every == 0 or trainer.step in recipe.training.keep_at:
                     saved = self._save(trainer.step in recipe.training.keep_at)
-        if saved != trainer.step or not self._folder.checkpoints():
+        if saved != trainer.step or not self._folder.saved():
             self._save()
         if show.stopping:
             raise Stopped(f"stopped after step {trainer.step}, all is saved; the same command with --resume goes on")
-        last = self._folder.checkpoints()[-1]
+        last = self._folder.saved()[-1]
         ended = "patience ended" if patience is not None and self._impatience >= patience else "done"
         return f"{ended} after step {trainer.step}: {shown(last.model)}"
 
     def _one_step(self, show: Bar) -> None:
-        there = self._folder.checkpoints()[-1:]
+        there = self._folder.saved()[-1:]
         line = self._trainer.take(shown(there[0].path) if there else "none yet")
         self._folder.note(line)
         show.step(line)

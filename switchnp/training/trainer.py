@@ -129,7 +129,8 @@ def _together(learnt: list[tuple[Losses, Tree, int]]) -> tuple[Losses, Tree]:
     grads = [
         grads.map(lambda g, share=share: g * g.dtype.type(share)) for (_, grads, _), share in zip(learnt, shares, strict=True)
     ]
-    loss, task = (sum(share * losses[i] for (losses, _, _), share in zip(learnt, shares, strict=True)) for i in (0, 1))
+    loss = sum(share * losses.loss for (losses, _, _), share in zip(learnt, shares, strict=True))
+    task = sum(share * losses.task for (losses, _, _), share in zip(learnt, shares, strict=True))
     return learnt[-1][0]._replace(loss=loss, task=task), reduce(_sum, grads)
 
 

@@ -32,7 +32,7 @@ def measured(losses: Losses, E: int) -> dict[str, Any]:
 
 def named_switches(arrays: tuple[Tree, Tree]) -> dict[str, Tree]:
     """The Switch layers of both stacks by name, such as encoder/1."""
-    named = {}
+    named: dict[str, Tree] = {}
     for stack, a in zip(("encoder", "decoder"), arrays, strict=True):
         numbers = [i for i, block in enumerate(a.blocks) if "switch" in block]
         named |= {f"{stack}/{i}": switch for i, switch in zip(numbers, switches(a), strict=True)}
