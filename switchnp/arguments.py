@@ -158,6 +158,12 @@ def _vocabulary(command: argparse.ArgumentParser) -> None:
     command.add_argument("--force", action="store_true", help="overwrite the target")
 
 
+def _plot(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", help="the folder of a training run, with its metrics.jsonl")
+    about = "the picture to write, .svg, .png or .pdf (default: metrics.svg in the folder)"
+    command.add_argument("-o", "--output", metavar="TARGET", help=about)
+
+
 def _warmup(command: argparse.ArgumentParser) -> None:
     """It has no options but --json."""
 
@@ -269,6 +275,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "trace": (f'switchnp trace {_NUMBERS} "say in French: 1984"', _trace),
     "routing": (f'switchnp routing --compare huggingface paper,capacity=1 {_NUMBERS} "say in French: 1984"', _routing),
     "vocabulary": ("switchnp vocabulary corpus.txt tasks.tsv -o spiece.model --size 4096 --byte-fallback", _vocabulary),
+    "plot": ("switchnp plot run/ -o run.png", _plot),
     "warmup": ("switchnp warmup --json", _warmup),
     "bench": ("switchnp bench base-8.h5 --against transformers,ctranslate2 --threads 2,1 --json results.json", _bench),
 }

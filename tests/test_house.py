@@ -26,6 +26,7 @@ FLOORS = {
     "equations": 0,
     "files": 1,
     "journal": 2,
+    "history": 2,
     "records": 1,
     "bfloat16": 1,
     "kernels": 1,
@@ -67,6 +68,7 @@ FLOORS = {
     "scoreboard": 10,
     "data": 4,
     "training": 10,
+    "plots": 3,
     "benchmark": 11,
     "narrowing": 10,
     "warming": 9,
@@ -82,6 +84,7 @@ LIBRARIES = {"numpy", "numba", "h5py", "sentencepiece", "safetensors", "tqdm", "
     "transformers",
     "tokenizers",
     "ctranslate2",
+    "matplotlib",
 }
 
 
