@@ -164,6 +164,12 @@ def _train(command: argparse.ArgumentParser) -> None:
     command.add_argument("--steps", type=_count, metavar="N", help="instead of the recipe's")
 
 
+def _plot(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", help="the folder of a training run, with its metrics.jsonl")
+    about = "the picture to write, .svg, .png or .pdf (default: metrics.svg in the folder)"
+    command.add_argument("-o", "--output", metavar="TARGET", help=about)
+
+
 def _warmup(command: argparse.ArgumentParser) -> None:
     """It has no options but --json."""
 
@@ -277,6 +283,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "train": ("switchnp train recipes/tiny.toml --resume", _train),
     "distill": ("switchnp distill recipes/student.toml", _train),
     "vocabulary": ("switchnp vocabulary corpus.txt tasks.tsv -o spiece.model --size 4096 --byte-fallback", _vocabulary),
+    "plot": ("switchnp plot run/ -o run.png", _plot),
     "warmup": ("switchnp warmup --json", _warmup),
     "bench": ("switchnp bench base-8.h5 --against transformers,ctranslate2 --threads 2,1 --json results.json", _bench),
 }

@@ -21,6 +21,7 @@ from .benchmark.command import bench
 from .data.command import vocabulary
 from .errors import FileError, InputError, SwitchError
 from .files import shown
+from .plots import plot
 from .scoreboard import evaluate
 from .training.command import distill, train
 from .warming import warmup
@@ -245,8 +246,9 @@ def routing(options: argparse.Namespace) -> str:
     return "\n".join(map(_plain, str(comparison).split("\n")))
 
 
-_ALL = (info, generate, fill, score, train, distill, evaluate, convert, quantize, trace, routing, vocabulary, warmup, bench)
-COMMANDS = {command.__name__: command for command in _ALL}
+_HERE = (info, generate, fill, score, convert, quantize, trace, routing)
+_ELSEWHERE = (train, distill, evaluate, plot, vocabulary, warmup, bench)
+COMMANDS = {command.__name__: command for command in (*_HERE, *_ELSEWHERE)}
 
 
 def _columns(rows: list[dict[str, str]]) -> list[str]:

@@ -26,6 +26,7 @@ FLOORS = {
     "equations": 0,
     "files": 1,
     "journal": 2,
+    "history": 2,
     "records": 1,
     "bfloat16": 1,
     "kernels": 1,
@@ -68,6 +69,7 @@ FLOORS = {
     "training": 10,
     "benchmark": 12,
     "narrowing": 11,
+    "plots": 3,
     "warming": 9,
     "arguments": 9,
     "__init__": 11,
@@ -81,6 +83,7 @@ LIBRARIES = {"numpy", "numba", "h5py", "sentencepiece", "safetensors", "tqdm", "
     "transformers",
     "tokenizers",
     "ctranslate2",
+    "matplotlib",
 }
 
 

@@ -1,0 +1,207 @@
+"""A recipe carried out: the same seed has the same bytes, also when it was interrupted; nothing that is saved is ever half."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import switchnp
+from recipes import kitchen, lines
+from switchnp.cli import main
+from switchnp.errors import ConfigError, FileError, TrainingError, WeightsError
+from switchnp.training.checkpoints import Folder
+from switchnp.training.recipe import read_recipe
+from switchnp.training.run import carry_out
+
+
+def trained(folder, resume=False, **changes):
+    recipe = read_recipe(kitchen(folder, **changes))
+    carry_out(recipe, resume)
+    return recipe
+
+
+def bytes_of(folder, step):
+    """A checkpoint's weights and moments, and where its data were."""
+    checkpoint = next(each for each in opened(folder) if each.step == step)
+    state = checkpoint.state()
+    weights = dict(switchnp.load(checkpoint.model, engine="kernels").params.leaves())
+    return weights | checkpoint.moments(), {name: state[name] for name in ("batches", "watch", "step")}
+
+
+def opened(folder):
+    run = Folder(folder / "run", 2)
+    run.close()
+    return run.saved()
+
+
+def assert_same(one, other):
+    assert one[1] == other[1]
+    assert [*one[0]] == [*other[0]]
+    assert all(np.array_equal(array, other[0][path]) for path, array in one[0].items())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Ten steps without a stop."""
+    folder = tmp_path_factory.mktemp("whole")
+    trained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path, optimizer, whole):
+    there = tmp_path / "whole"
+    there.mkdir()
+    expected = whole if optimizer == "adamw" else there
+    if optimizer != "adamw":
+        trained(there, optimizer=optimizer)
+    parts = tmp_path / "parts"
+    parts.mkdir()
+
+    trained(parts, optimizer=optimizer, steps=3)
+    trained(parts, resume=True, optimizer=optimizer, steps=7)
+    trained(parts, resume=True, optimizer=optimizer)
+
+    assert_same(bytes_of(expected, 10), bytes_of(parts, 10))
+    steps = [line["step"] for line in lines(parts) if "loss" in line]
+    assert steps == [*range(1, 11)]
+
+
+def test_what_is_written_down_says_what_every_router_did(whole):
+    steps = [line for line in lines(whole) if "loss" in line]
+    evaluations = [line for line in lines(whole) if "evaluation" in line]
+
+    assert [line["step"] for line in evaluations] == [4, 8, 10]
+    assert {*steps[0]["layers"]} == {"encoder/1", "decoder/0"}
+    for line in steps:
+        for layer in line["layers"].values():
+            assert sum(layer["load"]) == pytest.approx(1)
+            assert 0 <= layer["dropped"] < 1
+            assert 0 < layer["entropy"] <= np.log(4) + 1e-6
+            assert 0.5 < layer["balance"] <= 4
+        assert line["loss"] == pytest.approx(line["task_loss"] + 0.01 * sum(each["balance"] for each in line["layers"].values()))
+    assert {*evaluations[0]["evaluation"]} == {"numbers", "text"}
+    assert evaluations[0]["evaluation"]["text"]["exact_match"] is None
+    assert 0 <= evaluations[0]["specialisation"]["encoder/1"] <= np.log(2)
+
+
+def test_the_last_two_checkpoints_stay_and_the_chosen_one(tmp_path):
+    trained(tmp_path, every=2, training="keep_at = [3]\n")
+
+    assert [checkpoint.step for checkpoint in opened(tmp_path)] == [3, 8, 10]
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
+
+
+def test_a_checkpoint_is_a_model_like_any_other(whole):
+    model = switchnp.load(opened(whole)[-1].model)
+
+    assert isinstance(model.generate("say in English: 42", max_new_tokens=3), str)
+    assert model.routing == switchnp.Routing.paper()
+
+
+def test_a_second_run_is_refused_without_resume_and_a_changed_recipe_with_it(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "copy")
+
+    with pytest.raises(ConfigError, match="expected --resume or another folder"):
+        trained(tmp_path / "copy")
+    with pytest.raises(ConfigError, match=r"schedule changed since .*step-00000010"):
+        trained(tmp_path / "copy", resume=True, peak=2e-2)
+
+
+def test_two_trainers_of_one_folder_do_not_meet(whole):
+    first = Folder(whole / "run", 2)
+
+    with pytest.raises(FileError, match="in use by another trainer"):
+        Folder(whole / "run", 2)
+    first.close()
+
+
+@pytest.mark.parametrize("file", ["model.h5", "moments.h5", "state.json"])
+def test_a_damaged_checkpoint_is_refused(whole, tmp_path, file):
+    shutil.copytree(whole, tmp_path / "copy")
+    path = opened(tmp_path / "copy")[-1].path / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content[:-1])
+
+    with pytest.raises(WeightsError):
+        trained(tmp_path / "copy", resume=True, steps=12)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_step_layer_and_checkpoint(tmp_path):
+    with np.errstate(all="ignore"), pytest.raises(TrainingError) as said:
+        trained(tmp_path, peak=9e14, every=1, steps=30)
+
+    assert "step " in str(said.value)
+    assert "finite" in str(said.value)
+    assert f"the last good checkpoint is {tmp_path}/run/step-" in str(said.value)
+    assert np.isfinite(dict(switchnp.load(opened(tmp_path)[-1].model, engine="kernels").params.leaves())["embedding_vd"]).all()
+
+
+def test_a_run_whose_loss_does_not_fall_ends_by_patience(tmp_path):
+    trained(tmp_path, peak=1e-9, steps=60, evaluation="patience = 2\n")
+
+    assert lines(tmp_path)[-1]["step"] < 60
+
+
+def test_the_command_says_where_the_model_is_and_explains_what_is_wrong(tmp_path, capsys):
+    recipe = kitchen(tmp_path, steps=2)
+
+    assert main(["train", str(recipe)]) == 0
+    assert "done after step 2" in capsys.readouterr().out
+    assert main(["train", str(recipe)]) == 1
+    assert "expected --resume" in capsys.readouterr().err
+    assert main(["train", str(recipe), "--resume", "--steps", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["said"].startswith("done after step 3")
+    assert main(["distill", str(recipe)]) == 1
+    assert "expected switchnp distill with a [teacher]" in capsys.readouterr().err
+
+
+def started(recipe, *more):
+    environment = os.environ | {"PYTHONPATH": os.getcwd()}
+    command = [sys.executable, "-m", "switchnp", "train", str(recipe), *more]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(folder, process):
+    while not (folder / "run/metrics.jsonl").exists() or (folder / "run/metrics.jsonl").stat().st_size < 3000:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on_and_a_kill_loses_at_most_the_interval(tmp_path):
+    recipe = kitchen(tmp_path, steps=100_000, every=5, evaluation="", optimizer="adafactor")
+    process = started(recipe)
+    wait_for_step(tmp_path, process)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    stopped = opened(tmp_path)[-1].step
+
+    process_two = started(recipe, "--resume")
+    while not opened_quietly(tmp_path, stopped):
+        assert process_two.poll() is None, process_two.communicate()
+        time.sleep(0.01)
+    process_two.kill()
+    process_two.communicate()
+    written = max(line["step"] for line in lines_that_are_whole(tmp_path))
+
+    assert process.returncode == 130
+    assert f"stopped after step {stopped}, all is saved" in said
+    assert written - opened(tmp_path)[-1].step <= 5
+    carry_out(read_recipe(kitchen(tmp_path, steps=written + 2, every=5, evaluation="", optimizer="adafactor")), True)
+    assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [*range(1, written + 3)]
+
+
+def opened_quietly(folder, step):
+    return any(int(path.name[5:]) > step for path in (folder / "run").glob("step-*"))
+
+
+def lines_that_are_whole(folder):
+    text = (folder / "run/metrics.jsonl").read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n")].splitlines()]
