@@ -59,8 +59,8 @@ class Losses(NamedTuple):
     logits_tv: np.ndarray
 
 
-def loss_and_gradients(ops, config, routing, params, prompt_row, word_row, target_t, mode=EVALUATION, task=WORDS):
-    """The Losses of answering prompts with words, and the gradient of their sum: a Tree of the weights' shape.
+def loss_and_gradients(ops, config, routing, params, prompt_row, word_row, target_t, mode=EVALUATION, task=WORDS, share=1.0):
+    """The Losses of answering prompts with words, and `share` times the gradient of their sum: a Tree of the weights' shape.
 
     What a choice of expert would change is not in it (paper.md 2n): an expert is reached by the tokens that it kept.
 
@@ -72,9 +72,9 @@ def loss_and_gradients(ops, config, routing, params, prompt_row, word_row, targe
     last_td, decoder = network.decode(*setup, word_row, memory_td, prompt_row, mode=mode, tape=tapes[1])
     logits_tv = network.logits(ops, config, params, last_td)
     losses, dlogits_tv = _losses(ops, config, routing, (encoder, decoder), tapes, logits_tv, target_t, task)
-    dlast_td, grads = _logits_vjp(ops, config, dlogits_tv, logits_tv, params, last_td)
+    dlast_td, grads = _logits_vjp(ops, config, _scaled(dlogits_tv, share), logits_tv, params, last_td)
     count = len(losses.encoder.balances) + len(losses.decoder.balances)
-    weights = objective.coefficients(config, routing, count)
+    weights = [share * weight for weight in objective.coefficients(config, routing, count)]
     dmemory_td, grads.decoder = decode_vjp(*setup, dlast_td, decoder, tapes[1], weights, memory_td, mode)
     grads.encoder = encode_vjp(*setup, dmemory_td, encoder, tapes[0], weights, mode)
     return losses, _with_tables(ops, config, params, grads, prompt_row, word_row)
@@ -128,6 +128,10 @@ def _losses(ops, config, routing, stacks, tapes, logits_tv, target_t, task):
     router = [network.stack_losses(ops, routing.of(name), stack, tape.groups) for stack, name, tape in names]
     total = objective.total_loss(config, routing, float(loss), float(logit_z), *router)
     return Losses(total, float(loss), *router, stacks, logits_tv), dlogits_tv
+
+
+def _scaled(dlogits_tv, share):
+    return dlogits_tv if share == 1 else dlogits_tv * dlogits_tv.dtype.type(share)
 
 
 def _logits_vjp(ops, config, dlogits_tv, logits_tv, params, last_td):

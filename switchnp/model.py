@@ -172,11 +172,11 @@ class SwitchTransformer:
         return losses.loss, grads
 
     def losses_and_grads(
-        self, prompts: Batch, words: Batch, target_t: NDArray[np.int64], mode: Mode, task: Any
+        self, prompts: Batch, words: Batch, target_t: NDArray[np.int64], mode: Mode, task: Any, share: float = 1.0
     ) -> tuple[gradients.Losses, Tree]:
-        """The same of a lesson that is a row already, with all that went into the loss; for trainers."""
+        """The same of a lesson that is a row already, with all that went into the loss; the gradient times `share`."""
         rows = prompts.row, words.row, target_t
-        return gradients.loss_and_gradients(*self._readable_setup, *rows, mode, task)
+        return gradients.loss_and_gradients(*self._readable_setup, *rows, mode, task, share)
 
     def passed(self, prompts: Batch, words: Batch) -> tuple[tuple[Tree, Tree], NDArray[Any]]:
         """What the routers of encoder and decoder did with rows, and the logits of the words; by the readable engines."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 from .records import require, shortened
+from .threads import both
 from .tree import Tree
 
 __all__ = ["Adafactor", "AdamW", "clip"]
@@ -35,10 +38,10 @@ def clip(grads: Tree, norm: float) -> float:
     """
     if not norm > 0:
         raise InputError(f"a gradient is to be clipped to the norm {norm!r:.60}, expected one above 0")
-    before = math.sqrt(sum(_sum_of_squares(grad) for _, grad in grads.leaves()))
+    one, other = _halves([grad for _, grad in grads.leaves()])
+    before = math.sqrt(math.fsum(itertools.chain(*both(_squares, (one,), (other,)))))
     if norm < before < math.inf:
-        for _, grad in grads.leaves():
-            np.multiply(grad, float(norm / before), out=grad)
+        both(_scale, (one, float(norm / before)), (other, float(norm / before)))
     return before
 
 
@@ -52,7 +55,7 @@ class _Optimizer:
                 raise InputError(f"{path} is {param.dtype}, expected float32 or float64")
             if not param.flags.carray:
                 raise InputError(f"{path} cannot be moved in place, expected an array in C order that is not read-only")
-        self._room = np.empty(BLOCK)
+        self._rooms = threading.local()
         self._kept: dict[str, Array] = {"step": np.zeros((), np.int64)}
 
     def update(self, grads: Tree, rate: float) -> None:
@@ -62,8 +65,7 @@ class _Optimizer:
         given = dict(grads.leaves())
         self._check("gradient", given, self._params)
         self._kept["step"] += 1
-        for path, param in self._params.items():
-            self._move(path, param, np.ascontiguousarray(given[path], param.dtype), float(rate))
+        both(self._move_all, *((half, given, float(rate)) for half in _halves([*self._params.values()], [*self._params])))
 
     def state(self) -> dict[str, Array]:
         """Copies of all that `restore` needs to go on as if there had been no stop: "step", "v/encoder/...", ..."""
@@ -85,14 +87,19 @@ class _Optimizer:
             if given[path].shape != expected[path].shape:
                 raise InputError(f"{path} in the {what} is {given[path].shape}, expected {expected[path].shape}")
 
+    def _move_all(self, paths: list[str], given: Mapping[str, Array], rate: float) -> None:
+        for path in paths:
+            param = self._params[path]
+            self._move(path, param, np.ascontiguousarray(given[path], param.dtype), rate)
+
     def _move(self, path: str, param: Array, grad: Array, rate: float) -> None:
         raise NotImplementedError
 
     def _buffer(self, block: Array) -> Array:
-        """Room for what is computed of a block."""
-        if block.nbytes > self._room.nbytes:
-            self._room = np.empty(block.size)
-        return self._room.view(block.dtype)[: block.size].reshape(block.shape)
+        """Room for what this thread computes of a block."""
+        room: Array = getattr(self._rooms, "room", np.empty(BLOCK))
+        self._rooms.room = room if block.nbytes <= room.nbytes else np.empty(block.size)
+        return self._rooms.room.view(block.dtype)[: block.size].reshape(block.shape)
 
 
 class AdamW(_Optimizer):
@@ -276,6 +283,23 @@ def _spans(rows: int, columns: int = 1) -> Iterator[slice]:
     """Blocks of whole rows."""
     step = max(1, BLOCK // columns)
     return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def _halves(arrays: list[Array], names: list[Any] | None = None) -> tuple[list[Any], list[Any]]:
+    """Arrays, or what they are called by, in two parts of about one size."""
+    ends = np.cumsum([array.size for array in arrays])
+    cut = int(np.searchsorted(ends, ends[-1] / 2)) + 1 if len(ends) else 0
+    named = arrays if names is None else names
+    return named[:cut], named[cut:]
+
+
+def _squares(arrays: list[Array]) -> list[float]:
+    return [_sum_of_squares(array) for array in arrays]
+
+
+def _scale(arrays: list[Array], factor: float) -> None:
+    for array in arrays:
+        np.multiply(array, factor, out=array)
 
 
 def _sum_of_squares(array: Array) -> float:

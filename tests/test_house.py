@@ -20,6 +20,7 @@ FLOORS = {
     "errors": 0,
     "derived": 0,
     "forking": 0,
+    "threads": 0,
     "tree": 0,
     "strictjson": 0,
     "quantization": 1,
@@ -79,7 +80,18 @@ FLOORS = {
 ALPHABET = set("btsdhkfecvrng1")
 ARRAY_ROOMS = [*(PACKAGE / "equations").glob("*.py"), *(PACKAGE / "kernels").glob("*.py"), PACKAGE / "layers.py"]
 EQUATIONS = [getattr(eq, name) for name in eq.__all__ if not name.endswith("_vjp")]
-LIBRARIES = {"numpy", "numba", "h5py", "sentencepiece", "safetensors", "tqdm", "ml_dtypes", "torch", "llvmlite"} | {
+LIBRARIES = {
+    "threadpoolctl",
+    "numpy",
+    "numba",
+    "h5py",
+    "sentencepiece",
+    "safetensors",
+    "tqdm",
+    "ml_dtypes",
+    "torch",
+    "llvmlite",
+} | {
     "transformers",
     "tokenizers",
     "ctranslate2",

@@ -114,9 +114,10 @@ def _filled(x_thk, lengths, longest):
     x_bhtk = np.zeros((len(lengths), H, longest, K), x_thk.dtype)
     start = 0
     for b in range(len(lengths)):
-        for t in range(lengths[b]):
-            for h in range(H):
-                x_bhtk[b, h, t] = x_thk[start + t, h]
+        for h in range(H):
+            for t in range(lengths[b]):
+                for k in range(K):
+                    x_bhtk[b, h, t, k] = x_thk[start + t, h, k]
         start += lengths[b]
     return x_bhtk
 
@@ -127,9 +128,10 @@ def _end_to_end(x_bhtk, lengths):
     x_thk = np.empty((lengths.sum(), H, K), x_bhtk.dtype)
     start = 0
     for b in range(len(lengths)):
-        for t in range(lengths[b]):
-            for h in range(H):
-                x_thk[start + t, h] = x_bhtk[b, h, t]
+        for h in range(H):
+            for t in range(lengths[b]):
+                for k in range(K):
+                    x_thk[start + t, h, k] = x_bhtk[b, h, t, k]
         start += lengths[b]
     return x_thk
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from .jit import jit
 
-__all__ = ["ffn", "ffn_vjp", "gated_ffn", "gated_ffn_vjp", "gelu", "gelu_tanh_vjp", "gelu_vjp", "relu_vjp", "silu_vjp"]
+__all__ = ["ffn", "ffn_vjp", "gated_ffn", "gated_ffn_vjp", "gelu", "gelu_tanh_vjp", "gelu_vjp", "relu", "relu_vjp", "silu_vjp"]
 
 
 def ffn(x_td, wi_df, wo_fd, activation, keep_tf=None):
@@ -42,6 +42,17 @@ def gated_ffn_vjp(dy_td, y_td, x_td, wi0_df, wi1_df, wo_fd, activation, keep_tf=
 def kept(h_tf, keep_tf):
     """What is left of hidden numbers where there is dropout."""
     return h_tf if keep_tf is None else h_tf * keep_tf
+
+
+@jit()
+def relu(x_tf):
+    """See equations.relu. One pass."""
+    T, F = x_tf.shape
+    y_tf = np.empty_like(x_tf)
+    for t in range(T):
+        for f in range(F):
+            y_tf[t, f] = 0 if x_tf[t, f] <= 0 else x_tf[t, f]
+    return y_tf
 
 
 @jit()

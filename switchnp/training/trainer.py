@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import reduce
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from ..bfloat16 import Bfloat16
 from ..equations import balancing_step, softmax
@@ -16,6 +18,7 @@ from ..model import SwitchTransformer
 from ..optimizers import clip
 from ..routers import Mode
 from ..schedules import Schedule
+from ..threads import both
 from ..tree import Tree
 from .recipe import TrainingPart
 from .watching import Watch, measured, named_switches
@@ -58,13 +61,14 @@ class Trainer:
         self._schedule, self._part, self._seed = schedule, part, seed
         self._teacher, self._share = teacher, share
         self.step, self.watch = 0, Watch()
+        self._pools = ThreadpoolController()
 
     def take(self, last_good: str = "none yet") -> dict[str, Any]:
         """Take one step, and say what came of it. Raises TrainingError where there is no sense in going on."""
         began, step = time.perf_counter(), self.step + 1
         lessons = [next(self.batches) for _ in range(self._part.accumulate)]
-        learnt = [self._learn(lesson, np.random.default_rng([self._seed, step, n])) for n, lesson in enumerate(lessons)]
-        losses, grads = _together(learnt)
+        with self._pools.limit(limits=1, user_api="blas") if len(lessons) > 1 else nullcontext():
+            losses, grads = self._learn_all(lessons, step)
         norm = clip(grads, self._part.clip or np.inf)
         self.watch.see(step, losses, norm, grads, last_good)
         rate = self._schedule.rate(step)
@@ -96,16 +100,37 @@ class Trainer:
             mine[...] = then
         self.step = state["step"]
 
-    def _learn(self, lesson: Any, rng: np.random.Generator) -> tuple[Losses, Tree, int]:
-        prompts, words, target_t = self.model.lesson(lesson.inputs, lesson.targets)
+    def _learn_all(self, lessons: list[Any], step: int) -> tuple[Losses, Tree]:
+        """What several batches teach as if they had been one: each counts by its words, half of them on a second thread."""
+        made = [self.model.lesson(lesson.inputs, lesson.targets) for lesson in lessons]
+        words = [int((target_t >= 0).sum()) for _, _, target_t in made]
+        shares = [count / sum(words) for count in words]
+        rngs = [np.random.default_rng([self._seed, step, n]) for n in range(len(lessons))]
+        work = list(zip(lessons, made, rngs, shares, strict=True))
+        half = (len(work) + 1) // 2
+        learnt = both(self._learn_some, (work[:half],), (work[half:],)) if len(work) > 1 else (self._learn_some(work),)
+        losses = [each for part in learnt for each in part[0]]
+        loss, task = (sum(s * getattr(each, name) for s, each in zip(shares, losses, strict=True)) for name in ("loss", "task"))
+        return losses[-1]._replace(loss=loss, task=task), reduce(_added, [grads for _, grads in learnt])
+
+    def _learn_some(self, work: list[Any]) -> tuple[list[Losses], Tree]:
+        """The losses of some batches, and their gradients added up."""
+        losses, total = [], None
+        for lesson, made, rng, share in work:
+            found, grads = self._learn(lesson, made, rng, share)
+            losses.append(found)
+            total = grads if total is None else _added(total, grads)
+        assert total is not None
+        return losses, total
+
+    def _learn(self, lesson: Any, made: Any, rng: np.random.Generator, share: float) -> tuple[Losses, Tree]:
         part = self._part
         inside = part.dropout if part.expert_dropout is None else part.expert_dropout
-        mode = Mode(True, rng, part.dropout, inside)
         task: Any = CrossEntropy(part.smoothing)
         if self._teacher is not None:
-            task = Distilled(self._opinion(lesson, words), self._share)
-        losses, grads = self.model.losses_and_grads(prompts, words, target_t, mode, task)
-        return losses, grads.map(_plain), int((target_t >= 0).sum())
+            task = Distilled(self._opinion(lesson, made[1]), self._share)
+        losses, grads = self.model.losses_and_grads(*made, Mode(True, rng, part.dropout, inside), task, share)
+        return losses, grads.map(_plain)
 
     def _opinion(self, lesson: Any, words: Any) -> Any:
         """How likely the teacher finds each word, (T, V)."""
@@ -120,23 +145,16 @@ class Trainer:
             br_e[...] = balancing_step(br_e, switch.expert_t, BIAS_RATE)
 
 
-def _together(learnt: list[tuple[Losses, Tree, int]]) -> tuple[Losses, Tree]:
-    """The losses and gradients of several batches as if they had been one: each counts by its words."""
-    if len(learnt) == 1:
-        return learnt[0][:2]
-    total = sum(words for _, _, words in learnt)
-    shares = [words / total for _, _, words in learnt]
-    grads = [
-        grads.map(lambda g, share=share: g * g.dtype.type(share)) for (_, grads, _), share in zip(learnt, shares, strict=True)
-    ]
-    loss = sum(share * losses.loss for (losses, _, _), share in zip(learnt, shares, strict=True))
-    task = sum(share * losses.task for (losses, _, _), share in zip(learnt, shares, strict=True))
-    return learnt[-1][0]._replace(loss=loss, task=task), reduce(_sum, grads)
+def _added(one: Tree, other: Tree) -> Tree:
+    """The sum of two gradients, in the place of the first."""
+    pairs = [(mine, theirs) for (_, mine), (_, theirs) in zip(one.leaves(), other.leaves(), strict=True)]
+    both(_add, (pairs[::2],), (pairs[1::2],))
+    return one
 
 
-def _sum(one: Tree, other: Tree) -> Tree:
-    others = dict(other.leaves())
-    return Tree.of({path: leaf + others[path] for path, leaf in one.leaves()})
+def _add(pairs: list[tuple[Any, Any]]) -> None:
+    for mine, theirs in pairs:
+        mine += theirs
 
 
 def _plain(grad: Any) -> Any:
