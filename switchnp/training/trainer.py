@@ -129,7 +129,9 @@ class Trainer:
         task: Any = CrossEntropy(part.smoothing)
         if self._teacher is not None:
             task = Distilled(self._opinion(lesson, made[1]), self._share)
-        losses, grads = self.model.losses_and_grads(*made, Mode(True, rng, part.dropout, inside), task, share)
+        prompts, words, target_t = made
+        mode = Mode(True, rng, part.dropout, inside)
+        losses, grads = self.model.losses_and_grads(prompts, words, target_t, mode, task, share)
         return losses, grads.map(_plain)
 
     def _opinion(self, lesson: Any, words: Any) -> Any:
