@@ -38,14 +38,13 @@ def born(recipe: Recipe) -> SwitchTransformer:
     if part.file is not None:
         if recipe.config or part.tokenizer:
             raise ConfigError("[model] has a file, expected no [model.config] and no tokenizer beside it")
-        return learner(loading.load(recipe.path(part.file), routing, "kernels"))
+        return learner(loading.load(recipe.path(part.file), routing))
     if part.tokenizer is None or not recipe.config:
         raise ConfigError("[model] has no file, expected a tokenizer and [model.config]")
     tokenizer = Tokenizer(recipe.path(part.tokenizer))
     config = _config(recipe.config, tokenizer)
     params = first_values(config, np.random.default_rng([recipe.seed, BORN]), part.init_scale)
-    model = SwitchTransformer(config, params, routing, tokenizer, engine="kernels", provenance={"recipe": recipe.run.name})
-    return learner(model)
+    return learner(SwitchTransformer(config, params, routing, tokenizer, provenance={"recipe": recipe.run.name}))
 
 
 def trainer_of(recipe: Recipe, model: SwitchTransformer) -> Trainer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from ..data.batches import Batches
@@ -12,7 +13,7 @@ from ..model import SwitchTransformer
 from ..optimizers import Adafactor, AdamW
 from ..schedules import Schedule
 from .progress import bar
-from .recipe import TrainingPart
+from .recipe import TrainingPart, check_names
 from .trainer import Trainer, learner
 
 __all__ = ["train"]
@@ -49,6 +50,7 @@ def train(
     kinds: dict[str, Any] = {"adamw": AdamW, "adafactor": Adafactor}
     if optimizer not in kinds:
         raise InputError(f"optimizer is {optimizer!a:.80}, expected one of {', '.join(kinds)}")
+    check_names("switchnp.train", training, {field.name for field in fields(TrainingPart)})
     student = learner(model)
     mixture = Mixture([Task("pairs", list(pairs))], model.tokenizer, seed)
     schedule = rate if isinstance(rate, Schedule) else Schedule(peak=rate)

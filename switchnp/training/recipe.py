@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,17 @@ from ..files import as_path, check_regular, readable, shown
 from ..records import Record, frozen, require, shortened
 from ..schedules import Schedule
 
-__all__ = ["DataPart", "EvaluationPart", "ModelPart", "Recipe", "TaskPart", "TeacherPart", "TrainingPart", "read_recipe"]
+__all__ = [
+    "DataPart",
+    "EvaluationPart",
+    "ModelPart",
+    "Recipe",
+    "TaskPart",
+    "TeacherPart",
+    "TrainingPart",
+    "check_names",
+    "read_recipe",
+]
 
 OPTIMIZERS = ("adamw", "adafactor")
 
@@ -217,7 +228,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
 
 def _recipe(table: dict[str, Any], file: Path) -> Recipe:
     known = {"seed", "run", "steps", "model", "data", "task", "optimizer", "schedule", "training", "evaluation", "teacher"}
-    _check_names("the recipe", table, known)
+    check_names("the recipe", table, known)
     for name in ("run", "steps"):
         require(name in table, f"{name} is missing, expected it at the top of the recipe")
     seed, steps, tasks = table.get("seed", 0), table["steps"], table.get("task", [])
@@ -246,7 +257,7 @@ def _recipe(table: dict[str, Any], file: Path) -> Recipe:
 
 def _part(kind: Any, name: str, table: Any) -> Any:
     require(isinstance(table, dict), f"[{name}] is {shortened(table)}, expected names and values")
-    _check_names(f"[{name}]", table, {field.name for field in fields(kind)})
+    check_names(f"[{name}]", table, {field.name for field in fields(kind)})
     try:
         return kind(**{key: frozen(value) for key, value in table.items()})
     except ConfigError as error:
@@ -256,7 +267,8 @@ def _part(kind: Any, name: str, table: Any) -> Any:
         raise ConfigError(f"[{name}] lacks {' and '.join(needed)}") from None
 
 
-def _check_names(where: str, table: dict[str, Any], known: set[str]) -> None:
+def check_names(where: str, table: Mapping[str, Any], known: set[str]) -> None:
+    """Raise ConfigError for a name that is not known, with the one that was meant where that can be guessed."""
     for name in table:
         near = difflib.get_close_matches(name, known, 1)
         hint = f", did you mean {near[0]}?" if near else f", expected some of {', '.join(sorted(known))}"
