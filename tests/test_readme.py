@@ -11,7 +11,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_python_examples_run(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    first, second, third = re.findall(r"```python\n(.*?)```", README, re.S)
+    first, second, third, fourth = re.findall(r"```python\n(.*?)```", README, re.S)
     names = {}
 
     exec(compile(first, "README.md", "exec"), names)
@@ -23,6 +23,8 @@ def test_the_python_examples_run(monkeypatch, capsys):
     assert capsys.readouterr().out.strip()
     exec(compile(third, "README.md", "exec"), names)
     assert capsys.readouterr().out == "dos mil veintiséis\n"
+    exec(compile(fourth, "README.md", "exec"), names)
+    assert capsys.readouterr().out.startswith("(96, 8)\ndrei [")
 
 
 def test_the_first_command_answers_as_shown(monkeypatch):

@@ -82,10 +82,10 @@ def _teacher_forced(model: SwitchTransformer, task: Held, counts: dict[str, Any]
         examples = task.examples[start : start + TOGETHER]
         lesson = model.lesson([each.inputs for each in examples], [each.targets for each in examples])
         arrays, logits_tv = model.passed(*lesson[:2])
-        target_t = lesson[2]
-        nats += float(cross_entropy(logits_tv, target_t)) * len(target_t)
+        target_t, count = lesson[2], int((lesson[2] >= 0).sum())
+        nats += float(cross_entropy(logits_tv, target_t)) * count
         right += float((logits_tv.argmax(axis=1) == target_t).sum())
-        words += len(target_t)
+        words += count
         for name, switch in named_switches(arrays).items():
             E = switch.p_te.shape[1]
             asked = switch.expert_t if "expert_t" in switch else switch.expert_tn[:, 0]
