@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from texts import numbered, numbers_tokenizer, prose
+from sample_texts import numbered, numbers_tokenizer, prose
 
 from switchnp.data.batches import Batches
 from switchnp.data.mixtures import Mixture, Task

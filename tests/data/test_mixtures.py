@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from texts import numbered, numbers_tokenizer, prose
+from sample_texts import numbered, numbers_tokenizer, prose
 
 from switchnp.data.mixtures import BYTES_PER_TOKEN, Mixture, Task, seeded, shares
 from switchnp.data.sources import Blocks, Lines, Pairs

@@ -7,7 +7,7 @@ import sys
 import pytest
 import sentencepiece
 from references import ROOT
-from texts import WORDS, numbered
+from sample_texts import WORDS, numbered
 
 from switchnp.data.vocabulary import train_vocabulary
 from switchnp.errors import FileError, InputError, SwitchError
