@@ -43,23 +43,35 @@ def train(
 
     Raises TrainingError where the loss is no number or leaves all sense; ConfigError and InputError for wrong arguments.
     """
-    if model.tokenizer is None:
-        raise TokenizerError("this model has no tokenizer, expected one to read pairs of texts")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps is {steps!a:.80}, expected a whole number of 1 or more")
-    kinds: dict[str, Any] = {"adamw": AdamW, "adafactor": Adafactor}
-    if optimizer not in kinds:
-        raise InputError(f"optimizer is {optimizer!a:.80}, expected one of {', '.join(kinds)}")
     check_names("switchnp.train", training, {field.name for field in fields(TrainingPart)})
-    student = learner(model)
-    mixture = Mixture([Task("pairs", list(pairs))], model.tokenizer, seed)
     schedule = rate if isinstance(rate, Schedule) else Schedule(peak=rate)
-    part = TrainingPart(**training)
-    trainer = Trainer(student, Batches(mixture, examples=examples), kinds[optimizer](student.params), schedule, part, seed)
+    trainer = _trainer(model, pairs, examples, optimizer, schedule, TrainingPart(**training), seed)
     history = []
     with bar(steps, shown=progress) as show:
         while trainer.step < steps and not show.stopping:
             history.append(trainer.take())
             show.step(history[-1])
-    model.params = student.params
+    model.params = trainer.model.params
     return history
+
+
+def _trainer(
+    model: SwitchTransformer,
+    pairs: Sequence[tuple[str, str]],
+    examples: int,
+    optimizer: str,
+    schedule: Schedule,
+    part: TrainingPart,
+    seed: int,
+) -> Trainer:
+    if model.tokenizer is None:
+        raise TokenizerError("this model has no tokenizer, expected one to read pairs of texts")
+    kinds: dict[str, Any] = {"adamw": AdamW, "adafactor": Adafactor}
+    if optimizer not in kinds:
+        raise InputError(f"optimizer is {optimizer!a:.80}, expected one of {', '.join(kinds)}")
+    student = learner(model)
+    mixture = Mixture([Task("pairs", list(pairs))], model.tokenizer, seed)
+    batches = Batches(mixture, examples=examples)
+    return Trainer(student, batches, kinds[optimizer](student.params), schedule, part, seed)
