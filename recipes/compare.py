@@ -3,9 +3,9 @@
     .venv/bin/python recipes/compare.py [--seeds 1,2,3] [--peaks 1e-3,2e-3,4e-3]    # writes recipes/compare.json
 
 Decided before the first run: the measure is the mean loss over the ten domains' held-out gaps, in nats a word, at the last
-step. YES if the dense model's loss less the sparse one's, paired by seed, is above 0 with a 95 % interval (t) that leaves 0 out; NO
-if it is below with such an interval; otherwise UNDECIDED. The dense model gets the best of the learning rates --peaks, tried with
-the first seed; the sparse one takes the recipe's. Runs that are done already are read, not repeated.
+step. YES if the dense model's loss less the sparse one's, paired by seed, is above 0 with a 95 % interval (t) that leaves 0
+out; NO if it is below with such an interval; otherwise UNDECIDED. The dense model gets the best of the learning rates
+--peaks, tried with the first seed; the sparse one takes the recipe's. Runs that are done already are read, not repeated.
 """
 
 import argparse
