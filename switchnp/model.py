@@ -178,11 +178,13 @@ class SwitchTransformer:
         rows = prompts.row, words.row, target_t
         return gradients.loss_and_gradients(*self._readable_setup, *rows, mode, task, share)
 
-    def passed(self, prompts: Batch, words: Batch) -> tuple[tuple[Tree, Tree], NDArray[Any]]:
+    def passed(
+        self, prompts: Batch, words: Batch, rng: np.random.Generator | None = None
+    ) -> tuple[tuple[Tree, Tree], NDArray[Any]]:
         """What the routers of encoder and decoder did with rows, and the logits of the words; by the readable engines."""
-        setup = self._readable_setup
-        memory_td, encoder = network.encode(*setup, prompts.row)
-        last_td, decoder = network.decode(*setup, words.row, memory_td, prompts.row)
+        setup, mode = self._readable_setup, self._mode(False, rng)
+        memory_td, encoder = network.encode(*setup, prompts.row, mode=mode)
+        last_td, decoder = network.decode(*setup, words.row, memory_td, prompts.row, mode=mode)
         return (encoder, decoder), network.logits(setup[0], self.config, setup[-1], last_td)
 
     def lesson(self, inputs: Any, targets: Any) -> tuple[Batch, Batch, NDArray[np.int64]]:

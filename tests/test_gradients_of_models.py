@@ -52,19 +52,24 @@ def both(model, **more):
 
 
 def assert_slope(model, **more):
-    """The gradient along a random direction of all weights, and along one of each array alone, against differences."""
+    """The gradient along a random direction of all weights, against differences."""
     params, rng = model.params, np.random.default_rng(1)
     _, grads = both(model, **more)
     assert [path for path, _ in grads.leaves()] == [path for path, _ in params.leaves()]
     moves = {path: rng.normal(size=w.shape) for path, w in params.leaves()}
-    ends = []
-    for sign in (1, -1):
-        model.params = Tree.of({path: w + sign * STEP * moves[path] for path, w in params.leaves()})
-        ends.append(both(model, **more)[0])
-    model.params = params
 
     along = [np.sum(gradient * moves[path]) for path, gradient in grads.leaves()]
-    assert np.sum(along) == pytest.approx((ends[0] - ends[1]) / (2 * STEP), rel=2e-6, abs=2e-7)
+    assert np.sum(along) == pytest.approx(slope(model, moves, **more), rel=2e-6, abs=2e-7)
+
+
+def slope(model, moves, **more):
+    """Differences of the loss over a small step of some arrays."""
+    params, ends = model.params, []
+    for sign in (1, -1):
+        model.params = Tree.of({path: w + sign * STEP * moves.get(path, 0) for path, w in params.leaves()})
+        ends.append(both(model, **more)[0])
+    model.params = params
+    return (ends[0] - ends[1]) / (2 * STEP)
 
 
 @pytest.mark.parametrize("routing", ROUTINGS, ids=str)
@@ -75,6 +80,17 @@ def test_the_gradient_is_the_slope_under_every_routing(routing):
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_gradient_is_the_slope_for_every_kind_of_layer(kind):
     assert_slope(model_of(replace(PAPER, z_coef=0.1, logit_z_coef=0.05), kind))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_no_array_hides_a_wrong_gradient_behind_larger_ones(kind):
+    model = model_of(replace(PAPER, z_coef=0.1, logit_z_coef=0.05), kind)
+    _, grads = both(model, dropout=0.2)
+
+    for path, gradient in grads.leaves():
+        move = np.sign(gradient)
+        expected = pytest.approx(slope(model, {path: move}, dropout=0.2), rel=1e-5, abs=1e-8)
+        assert np.sum(gradient * move) == expected, path
 
 
 def test_the_gradient_is_the_slope_where_a_bias_chooses():

@@ -65,9 +65,12 @@ class Folder:
         with writable(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        if not locked(self._lock):
-            os.close(self._lock)
-            raise FileError(f"{shown(self.path)} is in use by another trainer")
+            try:
+                if not locked(self._lock):
+                    raise FileError(f"{shown(self.path)} is in use by another trainer")
+            except BaseException:
+                os.close(self._lock)
+                raise
         for stale in self.path.glob(".step-*"):
             shutil.rmtree(stale, ignore_errors=True)
 

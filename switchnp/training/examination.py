@@ -18,6 +18,8 @@ from .watching import mutual_information, named_switches
 
 __all__ = ["Held", "Report", "examined", "held_fill", "held_pairs"]
 
+SEED = 0
+"""Of what a routing draws at random: an examination is the same every time."""
 TOGETHER = 32
 """Examples that are looked at at once."""
 
@@ -63,9 +65,13 @@ def examined(model: SwitchTransformer, held: Sequence[Held]) -> Report:
     for x, task in enumerate(held):
         scores[task.name] = _teacher_forced(model, task, counts, (x, len(held)))
         if task.pairs is not None:
-            scores[task.name]["exact_match"] = evaluate(_answering(model), task.pairs)[ALL].exact_match
+            scores[task.name]["exact_match"] = _exact_match(model, task.pairs)
     balanced = {name: count_xe / np.maximum(count_xe.sum(axis=1, keepdims=True), 1) for name, count_xe in counts.items()}
     return Report(scores, {name: mutual_information(share_xe) for name, share_xe in balanced.items()})
+
+
+def _exact_match(model: SwitchTransformer, pairs: list[Pair]) -> float:
+    return evaluate(_answering(model), pairs, rng=np.random.default_rng(SEED))[ALL].exact_match
 
 
 def _answering(model: SwitchTransformer) -> SwitchTransformer:
@@ -77,11 +83,11 @@ def _answering(model: SwitchTransformer) -> SwitchTransformer:
 def _teacher_forced(model: SwitchTransformer, task: Held, counts: dict[str, Any], place: tuple[int, int]) -> dict[str, Any]:
     """Loss and token accuracy; how many tokens of this task each expert was asked by is added to `counts`."""
     nats = right = words = 0.0
-    x, tasks = place
+    (x, tasks), rng = place, np.random.default_rng(SEED)
     for start in range(0, len(task.examples), TOGETHER):
         examples = task.examples[start : start + TOGETHER]
         lesson = model.lesson([each.inputs for each in examples], [each.targets for each in examples])
-        arrays, logits_tv = model.passed(*lesson[:2])
+        arrays, logits_tv = model.passed(*lesson[:2], rng)
         target_t, count = lesson[2], int((lesson[2] >= 0).sum())
         nats += float(cross_entropy(logits_tv, target_t)) * count
         right += float((logits_tv.argmax(axis=1) == target_t).sum())

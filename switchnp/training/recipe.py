@@ -237,9 +237,9 @@ def _recipe(table: dict[str, Any], file: Path) -> Recipe:
         require(good, f"{name} is {shortened(number)}, expected a whole number of {least} or more")
     require(isinstance(table["run"], str), f"run is {shortened(table['run'])}, expected a folder's name")
     require(isinstance(tasks, list) and bool(tasks), "there is no [[task]], expected one or more")
-    model = dict(table.get("model", {}))
-    config = model.pop("config", {})
-    schedule = table.get("schedule", {})
+    model = dict(_table("model", table.get("model", {})))
+    config = _table("model.config", model.pop("config", {}))
+    schedule = _table("schedule", table.get("schedule", {}))
     ends = schedule.get("kind") in ("linear", "cosine")
     parts = (
         _part(ModelPart, "model", model),
@@ -256,8 +256,7 @@ def _recipe(table: dict[str, Any], file: Path) -> Recipe:
 
 
 def _part(kind: Any, name: str, table: Any) -> Any:
-    require(isinstance(table, dict), f"[{name}] is {shortened(table)}, expected names and values")
-    check_names(f"[{name}]", table, {field.name for field in fields(kind)})
+    check_names(f"[{name}]", _table(name, table), {field.name for field in fields(kind)})
     try:
         return kind(**{key: frozen(value) for key, value in table.items()})
     except ConfigError as error:
@@ -265,6 +264,11 @@ def _part(kind: Any, name: str, table: Any) -> Any:
     except TypeError:
         needed = [field.name for field in fields(kind) if field.name in ("name", "file") and field.name not in table]
         raise ConfigError(f"[{name}] lacks {' and '.join(needed)}") from None
+
+
+def _table(name: str, table: Any) -> dict[str, Any]:
+    require(isinstance(table, dict), f"[{name}] is {shortened(table)}, expected names and values")
+    return table
 
 
 def check_names(where: str, table: Mapping[str, Any], known: set[str]) -> None:

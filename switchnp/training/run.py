@@ -62,22 +62,24 @@ class _Run:
         self._best, self._impatience = state["best"], state["impatience"]
 
     def to_the_end(self) -> str:
-        recipe, trainer = self._recipe, self._trainer
-        patience, saved = recipe.evaluation.patience, trainer.step
+        recipe, trainer, saved = self._recipe, self._trainer, self._trainer.step
         with bar(recipe.steps, min(trainer.step, recipe.steps), None) as show:
-            while trainer.step < recipe.steps and not show.stopping:
+            while trainer.step < recipe.steps and not (show.stopping or self._patience_ended):
                 self._one_step(show)
-                if patience is not None and self._impatience >= patience:
-                    break
                 if trainer.step % recipe.training.every == 0 or trainer.step in recipe.training.keep_at:
                     saved = self._save(trainer.step in recipe.training.keep_at)
-        if saved != trainer.step or not self._folder.saved():
-            self._save()
+            if saved != trainer.step or not self._folder.saved():
+                self._save()
         if show.stopping:
             raise Stopped(f"stopped after step {trainer.step}, all is saved; the same command with --resume goes on")
         last = self._folder.saved()[-1]
-        ended = "patience ended" if patience is not None and self._impatience >= patience else "done"
+        ended = "patience ended" if self._patience_ended else "done"
         return f"{ended} after step {trainer.step}: {shown(last.model)}"
+
+    @property
+    def _patience_ended(self) -> bool:
+        patience = self._recipe.evaluation.patience
+        return patience is not None and self._impatience >= patience
 
     def _one_step(self, show: Bar) -> None:
         there = self._folder.saved()[-1:]

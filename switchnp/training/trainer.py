@@ -140,9 +140,11 @@ class Trainer:
         return softmax(self._teacher(lesson.inputs, labels=lesson.targets).logits[words.kept])
 
     def _balance(self, losses: Losses) -> None:
-        """A router's bias goes by who was asked, not by a gradient."""
+        """The bias of a router that is nudged goes by who was asked, not by a gradient; another stack's is a weight as others."""
         for name, switch in named_switches(losses.arrays).items():
             stack, i = name.split("/")
+            if self.model.routing.of(stack).router != "bias":
+                continue
             br_e = self.model.params[f"{stack}/blocks/{i}/switch"].br_e
             br_e[...] = balancing_step(br_e, switch.expert_t, BIAS_RATE)
 

@@ -1,5 +1,6 @@
 """A recipe carried out: the same seed has the same bytes, also when it was interrupted; nothing that is saved is ever half."""
 
+import errno
 import json
 import os
 import shutil
@@ -7,17 +8,24 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from small import small_config, small_params
 
 import switchnp
 from recipes import kitchen, lines
 from switchnp.cli import main
+from switchnp.data.batches import Batch
 from switchnp.errors import ConfigError, FileError, TrainingError, WeightsError
+from switchnp.optimizers import AdamW
+from switchnp.schedules import Schedule
+from switchnp.training import checkpoints
 from switchnp.training.checkpoints import Folder
-from switchnp.training.recipe import read_recipe
-from switchnp.training.run import carry_out
+from switchnp.training.recipe import TrainingPart, read_recipe
+from switchnp.training.run import Stopped, carry_out
+from switchnp.training.trainer import Trainer, learner
 
 
 def trained(folder, resume=False, **changes):
@@ -144,10 +152,73 @@ def test_a_loss_that_is_no_number_ends_the_run_with_step_layer_and_checkpoint(tm
     assert np.isfinite(dict(switchnp.load(opened(tmp_path)[-1].model, engine="kernels").params.leaves())["embedding_vd"]).all()
 
 
-def test_a_run_whose_loss_does_not_fall_ends_by_patience(tmp_path):
+def test_a_run_whose_loss_does_not_fall_ends_by_patience_and_takes_no_step_when_resumed(tmp_path):
     trained(tmp_path, peak=1e-9, steps=60, evaluation="patience = 2\n")
+    ended = lines(tmp_path)[-1]["step"]
 
-    assert lines(tmp_path)[-1]["step"] < 60
+    trained(tmp_path, resume=True, peak=1e-9, steps=60, evaluation="patience = 2\n")
+
+    assert ended < 60
+    assert lines(tmp_path)[-1]["step"] == ended
+
+
+def test_ctrl_c_while_the_last_step_is_saved_loses_nothing(tmp_path, monkeypatch):
+    save = Folder.save
+
+    def interrupted(self, *arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return save(self, *arguments)
+
+    monkeypatch.setattr(Folder, "save", interrupted)
+
+    with pytest.raises(Stopped, match="stopped after step 2, all is saved"):
+        trained(tmp_path, steps=2)
+
+    assert [checkpoint.step for checkpoint in opened(tmp_path)] == [2]
+
+
+@pytest.mark.parametrize("drawn", ["order=random,decoder_order=first come", "eval_policy=sample"])
+def test_a_routing_that_draws_is_examined_alike_every_time(tmp_path, drawn):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        trained(tmp_path / name, steps=1, routing=f"paper,{drawn}")
+
+    one, two = (lines(tmp_path / name)[-1] for name in ("one", "two"))
+
+    assert one["evaluation"] == two["evaluation"]
+
+
+def test_a_folder_without_locks_is_explained(tmp_path, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(errno.ENOLCK, "")
+
+    monkeypatch.setattr(checkpoints, "locked", refuse)
+
+    with pytest.raises(FileError, match="cannot be written"):
+        Folder(tmp_path / "run", 1)
+
+
+@pytest.mark.parametrize("part", ["model", "model.config", "schedule"])
+def test_a_part_that_is_no_table_is_explained(tmp_path, part):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'run = "run"\nsteps = 1\n{part} = 5\n[[task]]\nname = "a"\nfile = "a"\n')
+
+    with pytest.raises(ConfigError, match=rf"\[{part}\] is 5, expected names and values"):
+        read_recipe(recipe)
+
+
+def test_only_the_stack_that_is_nudged_has_its_bias_nudged():
+    config = small_config(router_bias=True)
+    routing = replace(switchnp.Routing.paper(), router="bias", decoder_router="top 1")
+    model = learner(switchnp.SwitchTransformer(config, small_params(config, 3), routing, engine="kernels"))
+    batches = iter([Batch([[5, 6, 1], [7, 8, 9, 1]], [[3, 1], [4, 2, 1]], ["a", "a"])])
+    before = model.params.map(np.copy)
+
+    Trainer(model, batches, AdamW(model.params), Schedule(peak=1e-9), TrainingPart()).take()
+
+    moved = {path: np.abs(b - before[path]).max() for path, b in model.params.leaves() if path.endswith("br_e")}
+    assert {round(float(far), 4) for path, far in moved.items() if path.startswith("encoder")} == {1e-3}
+    assert {round(float(far), 4) for path, far in moved.items() if path.startswith("decoder")} == {0}
 
 
 def test_the_command_says_where_the_model_is_and_explains_what_is_wrong(tmp_path, capsys):
