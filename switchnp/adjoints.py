@@ -9,7 +9,7 @@ from functools import reduce
 import numpy as np
 
 from .config import ACTIVATIONS
-from .layers import EVALUATION, entering
+from .layers import EVALUATION, entering, routed
 from .routers import ROUTERS
 from .tree import Tree
 
@@ -100,7 +100,7 @@ def _answers_vjp(ops, dy_td, a, config, routing, p, groups):
     expert_tn, gate_tn, row_slot_tn = (_columns(a, name) for name in ("expert", "gate", "row_slot"))
     dn_td, dgate_tn = np.zeros_like(a.n_td), np.zeros_like(gate_tn)
     if routing.dropped == "identity":
-        passed = a.y_td, a.n_td, np.where(groups.real_t | (routing.pads != "unseated"), a.slot_t, 0), a.gate_t
+        passed = a.y_td, a.n_td, np.where(routed(routing, groups), a.slot_t, 0), a.gate_t
         dy_td, dn_td, dgate_tn[:, 0] = ops.pass_dropped_vjp(dy_td, a.y_td, *passed)
     names = ("wi0_edf", "wi1_edf", "wo_efd") if config.is_gated_act else ("wi_edf", "wo_efd")
     mirror, row_C = (ops.gated_mixture_vjp if config.is_gated_act else ops.mixture_vjp), int(row_slot_tn.max(initial=-1)) + 1
@@ -115,13 +115,13 @@ def _answers_vjp(ops, dy_td, a, config, routing, p, groups):
 def _entering_vjp(ops, dn_td, dheard_td, a, config, routing, p, x_td, groups, mode):
     """From what experts saw and what the router heard back to the normed stream, without what was added or zeroed."""
     policy = routing.train_policy if mode.training else "argmax"
-    clean_td = entering(routing, ops.rms_norm(x_td, p.norm_d, config.layer_norm_epsilon), groups)
     if policy == "leaking jitter":
+        clean_td = entering(routing, ops.rms_norm(x_td, p.norm_d, config.layer_norm_epsilon), groups)
         (dn_td,) = ops.input_jitter_vjp(dn_td + dheard_td, a.heard_td, clean_td, None, None)
     elif policy == "input jitter":
-        dn_td = dn_td + ops.input_jitter_vjp(dheard_td, a.heard_td, clean_td, None, None)[0]
+        dn_td = dn_td + ops.input_jitter_vjp(dheard_td, a.heard_td, a.n_td, None, None)[0]
     elif policy == "input dropout":
-        dn_td = dn_td + ops.input_dropout_vjp(dheard_td, a.heard_td, clean_td, routing.input_dropout, None)[0]
+        dn_td = dn_td + ops.input_dropout_vjp(dheard_td, a.heard_td, a.n_td, routing.input_dropout, None)[0]
     else:
         dn_td = dn_td + dheard_td
     dn_td = dn_td[: len(x_td)]

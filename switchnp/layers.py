@@ -21,6 +21,7 @@ __all__ = [
     "dense",
     "entering",
     "new_pasts",
+    "routed",
     "self_attention",
     "switch",
     "with_dropout",
@@ -130,7 +131,7 @@ def switch(ops, config, routing, p, x_td, groups, keep=False, mode=EVALUATION):
         a.x_ecd = _queues(ops, config, a.n_td, choices, row_C)
         a.y_ecd = _queues_answers(ops, config, p, a.x_ecd)
     if routing.dropped == "identity":
-        y_td = ops.pass_dropped(y_td, a.n_td, np.where(_routed(routing, groups), seats.slot_tn[:, 0], 0), seats.gate_tn[:, 0])
+        y_td = ops.pass_dropped(y_td, a.n_td, np.where(routed(routing, groups), seats.slot_tn[:, 0], 0), seats.gate_tn[:, 0])
     a.y_td = y_td[: len(x_td)]
     return _residual(ops, x_td, a, mode)
 
@@ -193,7 +194,7 @@ def _jitter(config, routing):
     return config.router_jitter_noise if routing.jitter is None else routing.jitter
 
 
-def _routed(routing, groups):
+def routed(routing, groups):
     """Which tokens queue at all."""
     return groups.real_t if routing.pads == "unseated" else np.ones_like(groups.real_t)
 

@@ -16,7 +16,7 @@ from .records import require, shortened
 from .threads import both
 from .tree import Tree
 
-__all__ = ["Adafactor", "AdamW", "clip"]
+__all__ = ["OPTIMIZERS", "Adafactor", "AdamW", "clip"]
 
 Array = NDArray[Any]
 BLOCK = 1 << 15
@@ -283,6 +283,10 @@ def _spans(rows: int, columns: int = 1) -> Iterator[slice]:
     """Blocks of whole rows."""
     step = max(1, BLOCK // columns)
     return (slice(start, start + step) for start in range(0, rows, step))
+
+
+OPTIMIZERS: dict[str, Any] = {"adamw": AdamW, "adafactor": Adafactor}
+"""By the names that recipes have for them."""
 
 
 def _halves(arrays: list[Array], names: list[Any] | None = None) -> tuple[list[Any], list[Any]]:

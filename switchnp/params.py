@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,13 +29,14 @@ def first_values(config: Config, rng: np.random.Generator, scale: float = 0.1, d
     """The weights before the first step: truncated normal, small ones of a variance of scale / inputs (Switch, §2.4).
 
     Norms begin at 1, a router's bias at 0, the table of words at a deviation of 1 whatever the scale. W_q is smaller by
-    sqrt(d_kv), for attention does not divide by it.
+    sqrt(d_kv), for attention does not divide by it. Each array has a stream of its own, by its path: models that share some
+    arrays, as a sparse and a dense one do, begin with the same ones.
 
     Source: Switch, §2.4 (E8); the table and W_q are those of T5X's configurations.
     """
-    leaves = {}
+    leaves, base = {}, int(rng.integers(2**63))
     for path, shape in blueprint(config).items():
-        name = path.rpartition("/")[2]
+        name, rng = path.rpartition("/")[2], np.random.default_rng([base, zlib.crc32(path.encode())])
         if name in ("norm_d", "br_e"):
             leaves[path] = np.full(shape, name == "norm_d", dtype)
         elif name == "embedding_vd":

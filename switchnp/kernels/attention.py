@@ -41,15 +41,34 @@ def attend(look_hts, v_shk):
 
 
 def attend_within(q_thk, k_shk, v_shk, biases, keeps=None):
-    """See equations.attend_within. Sentences filled up to one length; one GEMM a head and sentence, from one call."""
+    """See equations.attend_within. Sentences of about one length side by side; one GEMM a head and sentence, from one call."""
+    o_thk = np.empty_like(q_thk)
+    for own, own_t, own_s in _shelves(biases):
+        rows = q_thk[own_t], k_shk[own_s], v_shk[own_s]
+        o_thk[own_t] = _attended(*rows, [biases[b] for b in own], keeps and [keeps[b] for b in own])
+    return o_thk
+
+
+def attend_within_vjp(do_thk, o_thk, q_thk, k_shk, v_shk, biases, keeps=None):
+    """See equations.attend_within_vjp. Five GEMMs a head and sentence, from five calls."""
+    dq_thk, dk_shk, dv_shk, dbiases = np.empty_like(q_thk), np.empty_like(k_shk), np.empty_like(v_shk), [None] * len(biases)
+    for own, own_t, own_s in _shelves(biases):
+        rows = do_thk[own_t], q_thk[own_t], k_shk[own_s], v_shk[own_s]
+        mirrored = _attended_vjp(*rows, [biases[b] for b in own], keeps and [keeps[b] for b in own])
+        dq_thk[own_t], dk_shk[own_s], dv_shk[own_s], own_dbiases = mirrored
+        for b, dbias_hts in zip(own, own_dbiases, strict=True):
+            dbiases[b] = dbias_hts
+    return dq_thk, dk_shk, dv_shk, dbiases
+
+
+def _attended(q_thk, k_shk, v_shk, biases, keeps):
     bias_bhts, own_b, t, s = _distinct(biases)
     q_bhtk, k_bhsk, v_bhsk = _side_by_side(q_thk, t), _side_by_side(k_shk, s), _side_by_side(v_shk, s)
     look_bhts = _look(q_bhtk @ k_bhsk.transpose(0, 1, 3, 2), bias_bhts, own_b, t, s)
     return _end_to_end(_keep(look_bhts, keeps) @ v_bhsk, t)
 
 
-def attend_within_vjp(do_thk, o_thk, q_thk, k_shk, v_shk, biases, keeps=None):
-    """See equations.attend_within_vjp. Six GEMMs a head and sentence, from six calls."""
+def _attended_vjp(do_thk, q_thk, k_shk, v_shk, biases, keeps):
     bias_bhts, own_b, t, s = _distinct(biases)
     do_bhtk, q_bhtk, k_bhsk, v_bhsk = (_side_by_side(*each) for each in ((do_thk, t), (q_thk, t), (k_shk, s), (v_shk, s)))
     look_bhts = _look(q_bhtk @ k_bhsk.transpose(0, 1, 3, 2), bias_bhts, own_b, t, s)
@@ -62,6 +81,23 @@ def attend_within_vjp(do_thk, o_thk, q_thk, k_shk, v_shk, biases, keeps=None):
     if bias_bhts.shape[1] == 1:
         dscore_bhts = dscore_bhts.sum(axis=1, keepdims=True)
     return dq_thk, dk_shk, dv_shk, [dscore_bhts[b, :, : t[b], : s[b]] for b in range(len(t))]
+
+
+def _shelves(biases):
+    """Sentences whose T x S are within a factor of two of each other: their numbers, and their places in either row."""
+    t, s = (np.array([bias_hts.shape[axis] for bias_hts in biases]) for axis in (1, 2))
+    room_b = np.log2(np.maximum(t * s, 1)).astype(np.int64)
+    if len({*room_b.tolist()}) <= 1:
+        return [(range(len(biases)), slice(None), slice(None))]
+    shelves = [np.flatnonzero(room_b == room) for room in np.unique(room_b)]
+    return [(own, _places(own, t), _places(own, s)) for own in shelves]
+
+
+def _places(own, lengths):
+    """Where the tokens of these sentences lie in the row."""
+    starts = np.cumsum(lengths) - lengths
+    own_starts = np.cumsum(lengths[own]) - lengths[own]
+    return np.arange(lengths[own].sum()) + np.repeat(starts[own] - own_starts, lengths[own])
 
 
 def merge_heads(o_thk, wo_hkd):

@@ -32,6 +32,8 @@ def cross_entropy_vjp(dloss, loss, logits_tv, target_t):
 
 def smoothed_cross_entropy(logits_tv, target_t, smoothing):
     """See equations.smoothed_cross_entropy. Two passes over the logits."""
+    if not smoothing:
+        return cross_entropy(logits_tv, target_t)
     words = np.flatnonzero(target_t >= 0)
     chosen_t, mean_t = logits_tv[words, target_t[words]], logits_tv[words].mean(axis=1)
     return np.mean(_levels(logits_tv, words) - ((1 - smoothing) * chosen_t + smoothing * mean_t))

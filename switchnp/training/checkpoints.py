@@ -23,6 +23,9 @@ __all__ = ["Checkpoint", "Folder"]
 MODEL, MOMENTS, STATE, FOREVER = "model.h5", "moments.h5", "state.json", "forever"
 
 
+_WITHOUT = "expected a whole checkpoint: without that folder, --resume goes on from the one before"
+
+
 class Checkpoint(NamedTuple):
     """One step's folder: the model as any other weights file, the optimizer's moments, and where everything was."""
 
@@ -42,10 +45,10 @@ class Checkpoint(NamedTuple):
             state = json_object(text)
             digests = state["sha256"]
         except (ValueError, KeyError, TypeError):
-            raise WeightsError(f"{shown(self.path / STATE)} is damaged, expected the state of a run") from None
+            raise WeightsError(f"{shown(self.path / STATE)} is damaged; {_WITHOUT}") from None
         for name in (MODEL, MOMENTS):
             if _digest(self.path / name) != digests.get(name):
-                raise WeightsError(f"{shown(self.path / name)} is not what this run wrote, expected a whole checkpoint")
+                raise WeightsError(f"{shown(self.path / name)} is not what this run wrote; {_WITHOUT}")
         return state
 
     def moments(self) -> dict[str, Any]:
@@ -88,13 +91,24 @@ class Folder:
         found = [path for path in self.path.glob("step-*") if path.name[5:].isdigit() and (path / STATE).is_file()]
         return sorted((Checkpoint(path, int(path.name[5:])) for path in found), key=lambda checkpoint: checkpoint.step)
 
+    def last_good(self, step: int) -> Checkpoint | None:
+        """The newest checkpoint up to a step."""
+        return next((checkpoint for checkpoint in reversed(self.saved()) if checkpoint.step <= step), None)
+
     def save(
-        self, step: int, model: Callable[[Path], None], moments: dict[str, Any], state: dict[str, Any], forever: bool = False
+        self,
+        step: int,
+        model: Callable[[Path], None],
+        moments: dict[str, Any],
+        state: dict[str, Any],
+        forever: bool = False,
+        good: int = 0,
     ) -> Checkpoint:
         """Write a checkpoint whole or not at all, then let go of the oldest.
 
         model       writes the weights file to the path that it is given
         forever     this one is never let go of
+        good        nor is the newest one up to this step
         """
         target = self.path / f"step-{step:08d}"
         temporary = self.path / f".step-{step:08d}"
@@ -105,9 +119,11 @@ class Folder:
             _write(temporary / STATE, json.dumps(state | {"sha256": digests}).encode())
             if forever:
                 _write(temporary / FOREVER, b"")
+        spared = self.last_good(good)
         passing = [checkpoint for checkpoint in self.saved() if not (checkpoint.path / FOREVER).exists()]
         for old in passing[: -self._keep]:
-            shutil.rmtree(old.path, ignore_errors=True)
+            if old != spared:
+                shutil.rmtree(old.path, ignore_errors=True)
         return Checkpoint(target, step)
 
     @contextmanager

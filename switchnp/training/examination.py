@@ -14,7 +14,7 @@ from ..equations import cross_entropy
 from ..evaluation import ALL, Pair, evaluate
 from ..model import SwitchTransformer
 from ..tokenizer import Tokenizer
-from .watching import mutual_information, named_switches
+from .watching import asked_by, mutual_information, named_switches
 
 __all__ = ["Held", "Report", "examined", "held_fill", "held_pairs"]
 
@@ -40,8 +40,8 @@ class Report(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """The mean loss over tasks."""
-        return float(np.mean([score["loss"] for name, score in self.scores.items() if name != ALL]))
+        """The mean over tasks."""
+        return float(self.scores[ALL]["loss"])
 
 
 def held_pairs(name: str, pairs: Sequence[Pair], tokenizer: Tokenizer, limit: int) -> Held:
@@ -62,16 +62,25 @@ def examined(model: SwitchTransformer, held: Sequence[Held]) -> Report:
     """The Report on a model; greedy answers are the fast engine's."""
     counts: dict[str, Any] = {}
     scores: dict[str, dict[str, Any]] = {}
+    fast = _answering(model)
     for x, task in enumerate(held):
         scores[task.name] = _teacher_forced(model, task, counts, (x, len(held)))
         if task.pairs is not None:
-            scores[task.name]["exact_match"] = _exact_match(model, task.pairs)
+            scores[task.name]["exact_match"] = evaluate(fast, task.pairs, rng=np.random.default_rng(SEED))[ALL].exact_match
+    scores[ALL] = _means([*scores.values()])
     balanced = {name: count_xe / np.maximum(count_xe.sum(axis=1, keepdims=True), 1) for name, count_xe in counts.items()}
     return Report(scores, {name: mutual_information(share_xe) for name, share_xe in balanced.items()})
 
 
-def _exact_match(model: SwitchTransformer, pairs: list[Pair]) -> float:
-    return evaluate(_answering(model), pairs, rng=np.random.default_rng(SEED))[ALL].exact_match
+def _means(scores: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is true of all tasks together, each counted alike."""
+
+    def mean(what: str) -> float | None:
+        values = [score[what] for score in scores if score[what] is not None]
+        return float(np.mean(values)) if values else None
+
+    items = sum(score["items"] for score in scores)
+    return {"items": items} | {what: mean(what) for what in ("exact_match", "token_accuracy", "loss")}
 
 
 def _answering(model: SwitchTransformer) -> SwitchTransformer:
@@ -93,7 +102,6 @@ def _teacher_forced(model: SwitchTransformer, task: Held, counts: dict[str, Any]
         right += float((logits_tv.argmax(axis=1) == target_t).sum())
         words += count
         for name, switch in named_switches(arrays).items():
-            E = switch.p_te.shape[1]
-            asked = switch.expert_t if "expert_t" in switch else switch.expert_tn[:, 0]
-            counts.setdefault(name, np.zeros((tasks, E)))[x] += np.bincount(asked, minlength=E)
+            asked_e = np.bincount(asked_by(switch, arrays, name).ravel(), minlength=model.config.num_experts)
+            counts.setdefault(name, np.zeros((tasks, len(asked_e))))[x] += asked_e
     return {"items": len(task.examples), "exact_match": None, "token_accuracy": right / words, "loss": nats / words}

@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..evaluation import read_pairs
 from ..files import shown
 from ..model import SwitchTransformer
-from ..optimizers import Adafactor, AdamW
+from ..optimizers import OPTIMIZERS
 from ..params import first_values
 from ..routing import Routing
 from ..tokenizer import Tokenizer
@@ -43,7 +43,8 @@ def born(recipe: Recipe) -> SwitchTransformer:
         raise ConfigError("[model] has no file, expected a tokenizer and [model.config]")
     tokenizer = Tokenizer(recipe.path(part.tokenizer))
     config = _config(recipe.config, tokenizer)
-    params = first_values(config, np.random.default_rng([recipe.seed, BORN]), part.init_scale)
+    rng = np.random.default_rng(np.random.SeedSequence(recipe.seed, spawn_key=(BORN,)))
+    params = first_values(config, rng, part.init_scale)
     return learner(SwitchTransformer(config, params, routing, tokenizer, provenance={"recipe": recipe.run.name}))
 
 
@@ -52,14 +53,12 @@ def trainer_of(recipe: Recipe, model: SwitchTransformer) -> Trainer:
     teacher = share = None
     if recipe.teacher is not None:
         teacher, share = loading.load(recipe.path(recipe.teacher.file), engine="kernels"), recipe.teacher.share
-        if teacher.config.vocab_size != model.config.vocab_size:
-            sizes = f"{teacher.config.vocab_size} words and the student {model.config.vocab_size}"
-            raise ConfigError(f"the teacher has {sizes}, expected the same vocabulary")
+        if teacher.config.vocab_size != model.config.vocab_size or _words(teacher) != _words(model):
+            raise ConfigError("teacher and student have different vocabularies, expected the same tokenizer and vocab_size")
         if recipe.teacher.inherit:
             _inherit(model.params, teacher.params)
-    kinds: dict[str, Any] = {"adamw": AdamW, "adafactor": Adafactor}
     try:
-        optimizer = kinds[recipe.optimizer.kind](model.params, **recipe.optimizer.settings)
+        optimizer = OPTIMIZERS[recipe.optimizer.kind](model.params, **recipe.optimizer.settings)
     except TypeError as error:
         raise ConfigError(f"in [optimizer] {str(error).rpartition(' ')[2]} is no setting of {recipe.optimizer.kind}") from None
     about = recipe.schedule, recipe.training, recipe.seed, teacher, 0.25 if share is None else share
@@ -128,9 +127,14 @@ def _tokenizer(model: SwitchTransformer) -> Tokenizer:
     return model.tokenizer
 
 
+def _words(model: SwitchTransformer) -> bytes:
+    return model.tokenizer.model_bytes if model.tokenizer is not None else b""
+
+
 def _inherit(params: Tree, teacher: Tree) -> None:
-    """The teacher's weights wherever both have one of the same path and shape: all but experts and routers, as a rule."""
-    theirs = dict(teacher.leaves())
+    """The teacher's weights that are no expert's and no router's, where both have one of the same shape."""
+    theirs = {path.replace("/switch/norm_d", "/dense/norm_d"): leaf for path, leaf in teacher.leaves()}
     for path, leaf in params.leaves():
-        if path in theirs and theirs[path].shape == leaf.shape:
-            leaf[...] = theirs[path]
+        found = theirs.get(path.replace("/switch/norm_d", "/dense/norm_d"))
+        if found is not None and found.shape == leaf.shape:
+            leaf[...] = found

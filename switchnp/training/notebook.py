@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 from ..data.batches import Batches
 from ..data.mixtures import Mixture, Task
 from ..errors import InputError, TokenizerError
 from ..model import SwitchTransformer
-from ..optimizers import Adafactor, AdamW
+from ..optimizers import OPTIMIZERS
 from ..schedules import Schedule
 from .progress import bar
 from .recipe import TrainingPart, check_names
 from .trainer import Trainer, learner
 
 __all__ = ["train"]
+
+
+LONGEST = 1 << 20
+"""No pair is too long."""
+SETTINGS = {"clip", "dropout", "expert_dropout", "smoothing", "accumulate", "worse"}
 
 
 def train(
@@ -39,21 +43,24 @@ def train(
     examples    pairs a step
     rate        the learning rate, or a Schedule
     optimizer   "adamw" or "adafactor"
-    training    dropout, expert_dropout, smoothing, clip, accumulate (`training.recipe.TrainingPart`)
+    training    dropout, expert_dropout, smoothing, clip, accumulate, worse (`training.recipe.TrainingPart`)
 
     Raises TrainingError where the loss is no number or leaves all sense; ConfigError and InputError for wrong arguments.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps is {steps!a:.80}, expected a whole number of 1 or more")
-    check_names("switchnp.train", training, {field.name for field in fields(TrainingPart)})
+    check_names("switchnp.train", training, SETTINGS)
     schedule = rate if isinstance(rate, Schedule) else Schedule(peak=rate)
     trainer = _trainer(model, pairs, examples, optimizer, schedule, TrainingPart(**training), seed)
     history = []
-    with bar(steps, shown=progress) as show:
-        while trainer.step < steps and not show.stopping:
-            history.append(trainer.take())
-            show.step(history[-1])
-    model.params = trainer.model.params
+    try:
+        with bar(steps, shown=progress) as show:
+            while trainer.step < steps and not show.stopping:
+                history.append(trainer.take())
+                show.step(history[-1])
+    finally:
+        if trainer.whole:
+            model.params = trainer.model.params
     return history
 
 
@@ -68,10 +75,9 @@ def _trainer(
 ) -> Trainer:
     if model.tokenizer is None:
         raise TokenizerError("this model has no tokenizer, expected one to read pairs of texts")
-    kinds: dict[str, Any] = {"adamw": AdamW, "adafactor": Adafactor}
-    if optimizer not in kinds:
-        raise InputError(f"optimizer is {optimizer!a:.80}, expected one of {', '.join(kinds)}")
+    if optimizer not in OPTIMIZERS:
+        raise InputError(f"optimizer is {optimizer!a:.80}, expected one of {', '.join(OPTIMIZERS)}")
     student = learner(model)
-    mixture = Mixture([Task("pairs", list(pairs))], model.tokenizer, seed)
+    mixture = Mixture([Task("pairs", list(pairs))], model.tokenizer, seed, max_inputs=LONGEST, max_targets=LONGEST)
     batches = Batches(mixture, examples=examples)
-    return Trainer(student, batches, kinds[optimizer](student.params), schedule, part, seed)
+    return Trainer(student, batches, OPTIMIZERS[optimizer](student.params), schedule, part, seed)

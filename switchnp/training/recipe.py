@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ConfigError
 from ..files import as_path, check_regular, readable, shown
+from ..optimizers import OPTIMIZERS
 from ..records import Record, frozen, require, shortened
 from ..schedules import Schedule
 
@@ -26,8 +27,6 @@ __all__ = [
     "check_names",
     "read_recipe",
 ]
-
-OPTIMIZERS = ("adamw", "adafactor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,18 +114,20 @@ class OptimizerPart(Record):
 class TrainingPart(Record):
     """[training]: what is done to a loss and its gradient.
 
-    clip            the norm that all gradients together may have; None: any
+    clip            the norm that all gradients together may have; 0: any
     dropout, expert_dropout    at transformers' sites; inside experts another rate (the paper fine-tunes with 0.1 and 0.4)
     smoothing       the share of each target that is spread over all words
     accumulate      batches whose gradients are added up to one step
+    worse           how many nats the mean loss of 50 steps may rise above its best before the run is ended; 0: any
     every, keep     steps between checkpoints, and how many of the last are kept; those of the steps in `keep_at` stay
     """
 
-    clip: float | None = 1.0
+    clip: float = 1.0
     dropout: float = 0.0
     expert_dropout: float | None = None
     smoothing: float = 0.0
     accumulate: int = 1
+    worse: float = 2.0
     every: int = 500
     keep: int = 3
     keep_at: tuple[int, ...] = ()
@@ -138,7 +139,8 @@ class TrainingPart(Record):
             require(value is None or 0 <= value < 1, f"{name} is {value}, expected 0 or more and below 1")
         for name in ("accumulate", "every", "keep"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}, expected 1 or more")
-        require(self.clip is None or self.clip > 0, f"clip is {self.clip}, expected above 0")
+        for name in ("clip", "worse"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}, expected 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,9 +203,11 @@ class Recipe(NamedTuple):
         return self.folder / name
 
     def facts(self) -> dict[str, Any]:
-        """What makes the same run the same, as JSON: everything but where it lies and how long it is to go on."""
+        """What makes the same run the same, for JSON: all but where it lies, how long it goes on, and what is kept of it."""
         parts = self._asdict() | {"tasks": [asdict(task) for task in self.tasks]}
         parts |= {name: asdict(part) for name, part in parts.items() if isinstance(part, Record)}
+        for name in ("worse", "every", "keep", "keep_at"):
+            del parts["training"][name]
         return {name: part for name, part in parts.items() if name not in ("run", "folder", "steps", "evaluation")}
 
 

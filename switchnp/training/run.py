@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from typing import Any
 
 from .. import weights
-from ..errors import ConfigError
+from ..errors import ConfigError, TrainingError
 from ..files import shown
 from .checkpoints import Checkpoint, Folder
 from .examination import Held, Report, examined
@@ -47,11 +49,12 @@ class _Run:
         self._impatience = 0
         if there:
             self._go_on(there[-1])
+        self._state = self._trainer.state()
         folder.forget(self._trainer.step)
 
     def _go_on(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state()
-        facts = json.loads(json.dumps(self._recipe.facts(), default=os.fspath))
+        facts = self._facts()
         changed = [name for name, part in facts.items() if state["recipe"].get(name) != part]
         if changed:
             raise ConfigError(
@@ -64,17 +67,41 @@ class _Run:
     def to_the_end(self) -> str:
         recipe, trainer, saved = self._recipe, self._trainer, self._trainer.step
         with bar(recipe.steps, min(trainer.step, recipe.steps), None) as show:
-            while trainer.step < recipe.steps and not (show.stopping or self._patience_ended):
-                self._one_step(show)
-                if trainer.step % recipe.training.every == 0 or trainer.step in recipe.training.keep_at:
-                    saved = self._save(trainer.step in recipe.training.keep_at)
-            if saved != trainer.step or not self._folder.saved():
-                self._save()
+            try:
+                while trainer.step < recipe.steps and not (show.stopping or self._patience_ended):
+                    self._one_step(show)
+                    if trainer.step % recipe.training.every == 0 or trainer.step in recipe.training.keep_at:
+                        saved = self._save(trainer.step in recipe.training.keep_at)
+            except TrainingError as error:
+                raise TrainingError(f"{error}; {self._where_to_go_on()}") from None
+            finally:
+                if self._worth_saving(saved, sys.exception()):
+                    self._save()
         if show.stopping:
             raise Stopped(f"stopped after step {trainer.step}, all is saved; the same command with --resume goes on")
         last = self._folder.saved()[-1]
         ended = "patience ended" if self._patience_ended else "done"
-        return f"{ended} after step {trainer.step}: {shown(last.model)}"
+        skipped = sum(trainer.batches.mixture.skipped.values())  # type: ignore[attr-defined]
+        left_out = f" ({skipped} examples were too long and left out)" if skipped else ""
+        return f"{ended} after step {trainer.step}: {shown(last.model)}{left_out}"
+
+    def _worth_saving(self, saved: int, error: BaseException | None) -> bool:
+        """Is there a last whole step that no checkpoint has, and weights that are still those of it?"""
+        step = self._state["step"]
+        whole = self._trainer.whole and self._trainer.step == step and not isinstance(error, TrainingError)
+        return whole and (step != saved or (error is None and not self._folder.saved()))
+
+    def _where_to_go_on(self) -> str:
+        good = self._folder.last_good(self._trainer.watch.good or self._trainer.step)
+        return f"the last good checkpoint is {shown(good.path) if good else 'none'}"
+
+    def _facts(self) -> dict[str, Any]:
+        """The recipe, and the teacher's weights, as JSON has them."""
+        facts = json.loads(json.dumps(self._recipe.facts(), default=os.fspath))
+        if self._recipe.teacher is not None:
+            _, arrays = weights.read_header(self._recipe.path(self._recipe.teacher.file))
+            facts["teacher"]["sha256"] = [array.sha256 for array in arrays]
+        return dict(facts)
 
     @property
     def _patience_ended(self) -> bool:
@@ -82,8 +109,8 @@ class _Run:
         return patience is not None and self._impatience >= patience
 
     def _one_step(self, show: Bar) -> None:
-        there = self._folder.saved()[-1:]
-        line = self._trainer.take(shown(there[0].path) if there else "none yet")
+        line = self._trainer.take()
+        self._state = self._trainer.state()
         self._folder.note(line)
         show.step(line)
         every = self._recipe.evaluation.every
@@ -101,7 +128,7 @@ class _Run:
         show.say(f"step {self._trainer.step}: held-out loss {report.loss:.3f}" + (f", {right}" if right else ""))
 
     def _save(self, forever: bool = False) -> int:
-        trainer, recipe = self._trainer, self._recipe
-        facts = json.loads(json.dumps(recipe.facts(), default=os.fspath))
-        state = trainer.state() | {"recipe": facts, "best": self._best, "impatience": self._impatience}
-        return self._folder.save(trainer.step, trainer.model.save, trainer.optimizer.state(), state, forever).step
+        trainer = self._trainer
+        state = self._state | {"recipe": self._facts(), "best": self._best, "impatience": self._impatience}
+        about = trainer.optimizer.state(), state, forever, trainer.watch.good
+        return self._folder.save(trainer.step, trainer.model.save, *about).step

@@ -13,7 +13,7 @@ from threadpoolctl import ThreadpoolController
 
 from ..bfloat16 import Bfloat16
 from ..equations import balancing_step, softmax
-from ..gradients import CrossEntropy, Distilled, Losses
+from ..gradients import CrossEntropy, Distilled
 from ..model import SwitchTransformer
 from ..optimizers import clip
 from ..routers import Mode
@@ -21,7 +21,7 @@ from ..schedules import Schedule
 from ..threads import both
 from ..tree import Tree
 from .recipe import TrainingPart
-from .watching import Watch, measured, named_switches
+from .watching import Lesson, Watch, measured, together
 
 __all__ = ["BIAS_RATE", "Trainer", "learner"]
 
@@ -44,6 +44,7 @@ class Trainer:
     optimizer   over the learner's own arrays
     seed        of dropout and exploration: each step draws from (seed, step), so that a step can be taken again
     teacher     a model whose opinion is `share` of each target
+    whole       false while weights move: then they are of no step
     """
 
     def __init__(
@@ -60,32 +61,27 @@ class Trainer:
         self.model, self.batches, self.optimizer = model, batches, optimizer
         self._schedule, self._part, self._seed = schedule, part, seed
         self._teacher, self._share = teacher, share
-        self.step, self.watch = 0, Watch()
+        self.step, self.whole, self.watch = 0, True, Watch(part.worse)
         self._pools = ThreadpoolController()
 
-    def take(self, last_good: str = "none yet") -> dict[str, Any]:
+    def take(self) -> dict[str, Any]:
         """Take one step, and say what came of it. Raises TrainingError where there is no sense in going on."""
         began, step = time.perf_counter(), self.step + 1
-        lessons = [next(self.batches) for _ in range(self._part.accumulate)]
-        with self._pools.limit(limits=1, user_api="blas") if len(lessons) > 1 else nullcontext():
-            losses, grads = self._learn_all(lessons, step)
+        batches = [next(self.batches) for _ in range(self._part.accumulate)]
+        with self._pools.limit(limits=1, user_api="blas") if len(batches) > 1 else nullcontext():
+            lessons, grads = self._learn_all(batches, step)
         norm = clip(grads, self._part.clip or np.inf)
-        self.watch.see(step, losses, norm, grads, last_good)
+        self.watch.sound(step, lessons, norm, grads)
         rate = self._schedule.rate(step)
+        line, self.whole = together(lessons), False
         self.optimizer.update(grads, rate)
         if self.model.routing.needs_bias:
-            self._balance(losses)
-        self.step = step
-        tokens, seconds = sum(_tokens(lesson) for lesson in lessons), time.perf_counter() - began
-        line = measured(losses, self.model.config.num_experts)
-        return {
-            "step": step,
-            **line,
-            "rate": rate,
-            "gradient_norm": norm,
-            "tokens": tokens,
-            "tokens_per_second": tokens / seconds,
-        }
+            self._balance(lessons)
+        self.step, self.whole = step, True
+        tokens, seconds = sum(map(_tokens, batches)), time.perf_counter() - began
+        self.watch.see(step, line["task_loss"])
+        about = {"rate": rate, "gradient_norm": norm, "tokens": tokens, "tokens_per_second": tokens / seconds}
+        return {"step": step, **line, **about}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint has besides weights and moments, for JSON."""
@@ -100,53 +96,55 @@ class Trainer:
             mine[...] = then
         self.step = state["step"]
 
-    def _learn_all(self, lessons: list[Any], step: int) -> tuple[Losses, Tree]:
-        """What several batches teach as if they had been one: each counts by its words, half of them on a second thread."""
-        made = [self.model.lesson(lesson.inputs, lesson.targets) for lesson in lessons]
+    def _learn_all(self, batches: list[Any], step: int) -> tuple[list[Lesson], Tree]:
+        """What several batches teach, half of them on a second thread.
+
+        Each counts by its words. Each is routed for itself, as on a core of its own: queues, balance and z-losses are its own.
+        """
+        made = [self.model.lesson(batch.inputs, batch.targets) for batch in batches]
         words = [int((target_t >= 0).sum()) for _, _, target_t in made]
         shares = [count / sum(words) for count in words]
-        rngs = [np.random.default_rng([self._seed, step, n]) for n in range(len(lessons))]
-        work = list(zip(lessons, made, rngs, shares, strict=True))
+        rngs = [np.random.default_rng([self._seed, step, n]) for n in range(len(batches))]
+        work = list(zip(batches, made, rngs, shares, strict=True))
         half = (len(work) + 1) // 2
         learnt = both(self._learn_some, (work[:half],), (work[half:],)) if len(work) > 1 else (self._learn_some(work),)
-        losses = [each for part in learnt for each in part[0]]
-        loss, task = (sum(s * getattr(each, name) for s, each in zip(shares, losses, strict=True)) for name in ("loss", "task"))
-        return losses[-1]._replace(loss=loss, task=task), reduce(_added, [grads for _, grads in learnt])
+        return [lesson for lessons, _ in learnt for lesson in lessons], reduce(_added, [grads for _, grads in learnt])
 
-    def _learn_some(self, work: list[Any]) -> tuple[list[Losses], Tree]:
-        """The losses of some batches, and their gradients added up."""
-        losses, total = [], None
-        for lesson, made, rng, share in work:
-            found, grads = self._learn(lesson, made, rng, share)
-            losses.append(found)
+    def _learn_some(self, work: list[Any]) -> tuple[list[Lesson], Tree]:
+        """What some batches came to, and their gradients added up."""
+        learnt = (self._learn(*each) for each in work)
+        lessons, total = [], None
+        for lesson, grads in learnt:
+            lessons.append(lesson)
             total = grads if total is None else _added(total, grads)
         assert total is not None
-        return losses, total
+        return lessons, total
 
-    def _learn(self, lesson: Any, made: Any, rng: np.random.Generator, share: float) -> tuple[Losses, Tree]:
+    def _learn(self, batch: Any, made: Any, rng: np.random.Generator, share: float) -> tuple[Lesson, Tree]:
         part = self._part
         inside = part.dropout if part.expert_dropout is None else part.expert_dropout
         task: Any = CrossEntropy(part.smoothing)
         if self._teacher is not None:
-            task = Distilled(self._opinion(lesson, made[1]), self._share)
+            task = Distilled(self._opinion(batch, made[1]), self._share)
         prompts, words, target_t = made
         mode = Mode(True, rng, part.dropout, inside)
         losses, grads = self.model.losses_and_grads(prompts, words, target_t, mode, task, share)
-        return losses, grads.map(_plain)
+        return measured(losses, share, self.model.config.num_experts), grads.map(_plain)
 
-    def _opinion(self, lesson: Any, words: Any) -> Any:
+    def _opinion(self, batch: Any, words: Any) -> Any:
         """How likely the teacher finds each word, (T, V)."""
         assert self._teacher is not None
-        return softmax(self._teacher(lesson.inputs, labels=lesson.targets).logits[words.kept])
+        return softmax(self._teacher(batch.inputs, labels=batch.targets).logits[words.kept])
 
-    def _balance(self, losses: Losses) -> None:
+    def _balance(self, lessons: list[Lesson]) -> None:
         """The bias of a router that is nudged goes by who was asked, not by a gradient; another stack's is a weight as others."""
-        for name, switch in named_switches(losses.arrays).items():
+        for name in lessons[0].asked:
             stack, i = name.split("/")
             if self.model.routing.of(stack).router != "bias":
                 continue
             br_e = self.model.params[f"{stack}/blocks/{i}/switch"].br_e
-            br_e[...] = balancing_step(br_e, switch.expert_t, BIAS_RATE)
+            asked_t = np.concatenate([lesson.asked[name][:, 0] for lesson in lessons])
+            br_e[...] = balancing_step(br_e, asked_t, BIAS_RATE)
 
 
 def _added(one: Tree, other: Tree) -> Tree:
@@ -165,5 +163,5 @@ def _plain(grad: Any) -> Any:
     return grad.view(np.ndarray) if isinstance(grad, Bfloat16) else grad
 
 
-def _tokens(lesson: Any) -> int:
-    return sum(map(len, lesson.inputs)) + sum(map(len, lesson.targets))
+def _tokens(batch: Any) -> int:
+    return sum(map(len, batch.inputs)) + sum(map(len, batch.targets))

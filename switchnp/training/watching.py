@@ -4,30 +4,62 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..equations import expert_share
 from ..errors import TrainingError
 from ..gradients import Losses
 from ..network import switches
 from ..tree import Tree
 
-__all__ = ["Watch", "entropy", "first_unsound", "measured", "mutual_information", "named_switches"]
+__all__ = ["WINDOW", "Lesson", "Watch", "asked_by", "entropy", "measured", "mutual_information", "named_switches", "together"]
 
-WINDOW = 20
+WINDOW = 50
 """Steps whose losses are taken together before a run is said to diverge."""
-WORSE = 2.0
-"""How many nats the loss may rise above the best that it was."""
 
 
-def measured(losses: Losses, E: int) -> dict[str, Any]:
-    """The losses of a step, and for each Switch layer its balance loss, what was dropped, its entropy and its load."""
-    balances = iter([*losses.encoder.balances, *losses.decoder.balances])
+class Lesson(NamedTuple):
+    """What one batch came to, in numbers.
+
+    loss, task  all losses together, and that of the words
+    share       how much of the step it is
+    layers      of each Switch layer by name: balance (eq. 4), dropped, entropy in nats, load (eq. 5)
+    asked       of each Switch layer, the experts that its tokens asked for
+    unsound     where the first number is that is none, if there is one
+    """
+
+    loss: float
+    task: float
+    share: float
+    layers: dict[str, dict[str, Any]]
+    asked: dict[str, Any]
+    unsound: str | None
+
+
+def measured(losses: Losses, share: float, E: int) -> Lesson:
+    """A Lesson out of a batch's losses; padding and what groups add to a row do not count."""
     named = named_switches(losses.arrays)
-    alone = len(losses.encoder.balances) + len(losses.decoder.balances) == len(named)
-    layers = {name: _layer(switch, E) | ({"balance": next(balances)} if alone else {}) for name, switch in named.items()}
-    return {"loss": losses.loss, "task_loss": losses.task, "layers": layers}
+    asked = {name: asked_by(switch, losses.arrays, name) for name, switch in named.items()}
+    layers = {name: _layer(switch, _real(losses.arrays, name), asked[name], E) for name, switch in named.items()}
+    unsound = None if math.isfinite(losses.loss) else first_unsound(losses)
+    return Lesson(losses.loss, losses.task, share, layers, asked, unsound)
+
+
+def together(lessons: Sequence[Lesson]) -> dict[str, Any]:
+    """Losses and layers of a step: means over its batches by their shares."""
+
+    def mean(values: Sequence[Any]) -> Any:
+        return sum(lesson.share * np.asarray(value) for lesson, value in zip(lessons, values, strict=True))
+
+    layers = {
+        name: {what: mean([lesson.layers[name][what] for lesson in lessons]).tolist() for what in layer}
+        for name, layer in lessons[0].layers.items()
+    }
+    loss, task = (float(mean([getattr(lesson, what) for lesson in lessons])) for what in ("loss", "task"))
+    return {"loss": loss, "task_loss": task, "layers": layers}
 
 
 def named_switches(arrays: tuple[Tree, Tree]) -> dict[str, Tree]:
@@ -39,12 +71,25 @@ def named_switches(arrays: tuple[Tree, Tree]) -> dict[str, Tree]:
     return named
 
 
-def _layer(switch: Tree, E: int) -> dict[str, Any]:
-    expert, slot = (switch[name] if name in switch else switch[f"{name}n"] for name in ("expert_t", "slot_t"))
-    kept = slot >= 0
-    dropped = 1 - (kept if kept.ndim == 1 else kept.any(axis=1)).mean()
-    load = np.bincount(expert[kept].ravel(), minlength=E) / max(kept.sum(), 1)
-    return {"dropped": float(dropped), "entropy": entropy(switch.p_te), "load": load.tolist()}
+def _real(arrays: tuple[Tree, Tree], name: str) -> Any:
+    """Which tokens of a layer's row are no padding; what groups add stands behind them."""
+    return arrays[name.startswith("decoder")].mask_t
+
+
+def asked_by(switch: Tree, arrays: tuple[Tree, Tree], name: str) -> Any:
+    """The experts that the real tokens of a layer asked for, one column a choice."""
+    real_t = _real(arrays, name)
+    expert_tn = switch.expert_tn if "expert_tn" in switch else switch.expert_t[:, None]
+    return expert_tn[: len(real_t)][real_t]
+
+
+def _layer(switch: Tree, real_t: Any, asked_tn: Any, E: int) -> dict[str, Any]:
+    slot_tn = switch.slot_tn if "slot_tn" in switch else switch.slot_t[:, None]
+    kept_t = (slot_tn[: len(real_t)][real_t] >= 0).any(axis=1)
+    p_te = switch.p_te[: len(real_t)][real_t]
+    share_e = expert_share(asked_tn.ravel(), E)
+    balance = E * float(share_e @ p_te.mean(axis=0))
+    return {"balance": balance, "dropped": float(1 - kept_t.mean()), "entropy": entropy(p_te), "load": share_e.tolist()}
 
 
 def entropy(p_te: Any) -> float:
@@ -69,42 +114,56 @@ def mutual_information(count_xe: Any) -> float:
 
 
 class Watch:
-    """Stops a run whose loss or gradient is no number, or whose loss has left all sense. Raises TrainingError."""
+    """Stops a run whose loss or gradient is no number, or whose loss has left all sense. Raises TrainingError.
 
-    def __init__(self) -> None:
-        self._recent: deque[float] = deque(maxlen=WINDOW)
-        self._best = math.inf
+    worse   how many nats the mean loss of so many steps may rise above the best that it was; 0: any
+    good    the last step of the best mean
+    """
 
-    def see(self, step: int, losses: Losses, norm: float, grads: Tree, last_good: str) -> None:
-        """One step's losses and the norm of its gradients."""
-        if not (math.isfinite(losses.loss) and math.isfinite(norm)):
-            raise TrainingError(f"step {step}: {first_unsound(losses, grads)}; the last good checkpoint is {last_good}")
-        self._recent.append(losses.task)
+    def __init__(self, worse: float = 2.0) -> None:
+        self._worse, self._recent = worse, deque[float](maxlen=WINDOW)
+        self._best, self.good = math.inf, 0
+
+    def sound(self, step: int, lessons: Sequence[Lesson], norm: float, grads: Tree) -> None:
+        """See that a step is of numbers, before any weight moves."""
+        unsound = next((lesson.unsound for lesson in lessons if lesson.unsound), None)
+        if unsound or not math.isfinite(norm):
+            raise TrainingError(f"step {step}: {unsound or first_unsound_gradient(grads)}")
+
+    def see(self, step: int, task_loss: float) -> None:
+        """See how the loss goes."""
+        self._recent.append(task_loss)
+        if len(self._recent) < WINDOW:
+            return
         mean = float(np.mean(self._recent))
-        if len(self._recent) == WINDOW and mean > self._best + WORSE:
-            rose = f"the loss rose to {mean:.3g} from {self._best:.3g}, measured over {WINDOW} steps"
-            raise TrainingError(f"step {step}: {rose}; the last good checkpoint is {last_good}")
-        if len(self._recent) == WINDOW:
-            self._best = min(self._best, mean)
+        if self._worse and mean > self._best + self._worse:
+            raise TrainingError(f"step {step}: the mean loss of {WINDOW} steps rose to {mean:.3g} from {self._best:.3g}")
+        if mean < self._best:
+            self._best, self.good = mean, step
 
     def state(self) -> dict[str, Any]:
         """For JSON."""
-        return {"recent": list(self._recent), "best": self._best if math.isfinite(self._best) else None}
+        best = self._best if math.isfinite(self._best) else None
+        return {"recent": list(self._recent), "best": best, "good": self.good}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
         self._recent = deque(state["recent"], maxlen=WINDOW)
         self._best = math.inf if state["best"] is None else state["best"]
+        self.good = state["good"]
 
 
-def first_unsound(losses: Losses, grads: Tree) -> str:
-    """Where in the forward pass, or else in the gradients, the first number is that is none."""
+def first_unsound(losses: Losses) -> str:
+    """Where in the forward pass the first number is that is none."""
     for stack, a in zip(("encoder", "decoder"), losses.arrays, strict=True):
         for i, block in enumerate(a.blocks):
             for layer in ("attention", "cross", "switch", "dense"):
                 if layer in block and not np.isfinite(block[layer].x_td).all():
                     return f"{stack}/blocks/{i}/{layer} is no longer finite"
-    if not np.isfinite(losses.logits_tv).all():
-        return "the logits are no longer finite"
+    return "the loss is not finite" if np.isfinite(losses.logits_tv).all() else "the logits are no longer finite"
+
+
+def first_unsound_gradient(grads: Tree) -> str:
+    """Which array's gradient has a number that is none."""
     unsound = [path for path, grad in grads.leaves() if not np.isfinite(grad).all()]
-    return f"the gradient of {unsound[0]} is not finite" if unsound else "the loss is not finite"
+    return f"the gradient of {unsound[0]} is not finite" if unsound else "the gradient is too large for a number"

@@ -94,7 +94,7 @@ def test_what_is_written_down_says_what_every_router_did(whole):
             assert 0 < layer["entropy"] <= np.log(4) + 1e-6
             assert 0.5 < layer["balance"] <= 4
         assert line["loss"] == pytest.approx(line["task_loss"] + 0.01 * sum(each["balance"] for each in line["layers"].values()))
-    assert {*evaluations[0]["evaluation"]} == {"numbers", "text"}
+    assert {*evaluations[0]["evaluation"]} == {"numbers", "text", "all"}
     assert evaluations[0]["evaluation"]["text"]["exact_match"] is None
     assert 0 <= evaluations[0]["specialisation"]["encoder/1"] <= np.log(2)
 
