@@ -25,7 +25,7 @@ def _is_list(value: Any) -> bool:
 
 
 _NUMBER, _LIST = ("finite number", _is_number), ("list of finite numbers", _is_list)
-_CURVES = dict.fromkeys(("loss", "task_loss", "rate", "gradient_norm", "tokens_per_second"), _NUMBER)
+_CURVES = dict.fromkeys(("loss", "task_loss", "rate", "gradient_norm", "tokens", "tokens_per_second"), _NUMBER)
 _LAYER = {"balance": _NUMBER, "dropped": _NUMBER, "entropy": _NUMBER, "load": _LIST}
 _TASK = dict.fromkeys(("exact_match", "token_accuracy", "loss"), _NUMBER)
 _ANY = "*"
@@ -55,6 +55,7 @@ class Metrics(NamedTuple):
     task_loss: Series
     rate: Series
     gradient_norm: Series
+    tokens: Series
     tokens_per_second: Series
     balance: dict[str, Series]
     dropped: dict[str, Series]

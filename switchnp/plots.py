@@ -16,7 +16,7 @@ from .errors import InputError, MissingExtra
 from .files import as_path, replacing, shown, writable
 from .history import Metrics, Series, metrics_of, read_metrics
 
-__all__ = ["draw", "metrics_of", "plot", "read_metrics"]
+__all__ = ["draw", "metrics_of", "plot", "read_metrics", "write"]
 
 ALL = "all"
 ACROSS = 4
@@ -59,7 +59,7 @@ def plot(options: argparse.Namespace) -> str:
     if target.suffix not in _UNDATED:
         raise InputError(f"{shown(target)} is no name of a picture, expected one that ends in {', '.join(_UNDATED)}")
     metrics = read_metrics(options.run)
-    _write(draw(metrics), target)
+    write(draw(metrics), target)
     last = _last(metrics)
     return json.dumps({"picture": str(target), **last}, indent=1) if options.json else f"{shown(target)}: {_said(last)}"
 
@@ -279,7 +279,7 @@ def _name(text: str) -> str:
     return shown(text if len(text) <= 28 else f"{text[:27]}…").replace("$", r"\$")
 
 
-def _write(figure: Any, target: Path) -> None:
+def write(figure: Any, target: Path) -> None:
     """The picture as a file, whole or not at all; the same bytes for the same picture."""
     import matplotlib
 

@@ -60,6 +60,7 @@ def test_every_number_is_found_at_its_step():
     assert metrics.task_loss == ([1, 2], [2.0, 1.0])
     assert metrics.rate == ([1, 2], [0.001, 0.002])
     assert metrics.gradient_norm == ([1, 2], [0.7, 0.7])
+    assert metrics.tokens == ([1, 2], [4096, 4096])
     assert metrics.tokens_per_second == ([1, 2], [9000.0, 9000.0])
     assert metrics.balance == {"encoder/1": ([1, 2], [1.1, 1.1]), "decoder/1": ([1, 2], [2.1, 2.1])}
     assert metrics.dropped["decoder/1"] == ([1, 2], [0.001, 0.001])

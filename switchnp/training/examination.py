@@ -33,10 +33,24 @@ class Held(NamedTuple):
 
 
 class Report(NamedTuple):
-    """Each task's items, loss in nats per word, token accuracy and exact match; and what each layer's experts tell of tasks."""
+    """How the model did, and who was asked.
+
+    scores      each task's items, loss in nats per word, token accuracy and exact match
+    shares      of each Switch layer, a row a task: the share of its tokens that ask each expert
+    """
 
     scores: dict[str, dict[str, Any]]
-    specialisation: dict[str, float]
+    shares: dict[str, Any]
+
+    @property
+    def specialisation(self) -> dict[str, float]:
+        """What each layer's experts tell of tasks, in nats, all tasks counting alike."""
+        return {name: mutual_information(share_xe) for name, share_xe in self.shares.items()}
+
+    @property
+    def load(self) -> dict[str, list[float]]:
+        """The share of each expert in each layer, all tasks counting alike."""
+        return {name: share_xe.mean(axis=0).tolist() for name, share_xe in self.shares.items()}
 
     @property
     def loss(self) -> float:
@@ -68,8 +82,8 @@ def examined(model: SwitchTransformer, held: Sequence[Held]) -> Report:
         if task.pairs is not None:
             scores[task.name]["exact_match"] = evaluate(fast, task.pairs, rng=np.random.default_rng(SEED))[ALL].exact_match
     scores[ALL] = _means([*scores.values()])
-    balanced = {name: count_xe / np.maximum(count_xe.sum(axis=1, keepdims=True), 1) for name, count_xe in counts.items()}
-    return Report(scores, {name: mutual_information(share_xe) for name, share_xe in balanced.items()})
+    shares = {name: count_xe / np.maximum(count_xe.sum(axis=1, keepdims=True), 1) for name, count_xe in counts.items()}
+    return Report(scores, shares)
 
 
 def _means(scores: list[dict[str, Any]]) -> dict[str, Any]:
