@@ -62,7 +62,7 @@ class Losses(NamedTuple):
 def loss_and_gradients(ops, config, routing, params, prompt_row, word_row, target_t, mode=EVALUATION, task=WORDS, share=1.0):
     """The Losses of answering prompts with words, and `share` times the gradient of their sum: a Tree of the weights' shape.
 
-    What a choice of expert would change is not in it (paper.md 2n): an expert is reached by the tokens that it kept.
+    What a choice of expert would change is not in it (2n in docs/equations.md): an expert is reached by the tokens that it kept.
 
     Source: Switch, eq. 2 and 4, and every mirror in `equations`.
     """

@@ -154,7 +154,7 @@ class SwitchTransformer:
         """The loss that training makes small, as `Output.loss` has it, and its gradient: a Tree of the shape of `params`.
 
         Computed by hand-written mirrors of the equations, on the readable engines. A choice of expert has no gradient
-        (paper.md 2n): the router learns by the gates of what was kept, and by its own losses.
+        (2n in docs/equations.md): the router learns by the gates of what was kept, and by its own losses.
 
         dropout         at every site that transformers has; inside experts `expert_dropout`, where it is another
         smoothing       the share of each target that is spread over all words

@@ -103,7 +103,7 @@ def mutual_information(count_xe: Any) -> float:
 
         I = sum_xe p_xe log(p_xe / (p_x p_e))
 
-    Source: claims.md C17; Shannon 1948.
+    Source: Shannon 1948, §12.
 
     count_xe    how many tokens of each domain each expert was asked by
     """
