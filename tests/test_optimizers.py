@@ -65,7 +65,7 @@ def test_adamw_moves_as_pytorch_does(weight_decay, dtype, tolerance):
 
     The gradients of wi_edf are about as small as eps.
     """
-    golden = dict(np.load(TESTS / "parity/torch/adamw.npz"))
+    golden = dict(np.load(TESTS / "parity/pytorch/adamw.npz"))
     names = ["embedding_vd", "norm_d", "wi_edf"]
     params = Tree.of({name: golden[f"param0/{name}"].astype(dtype) for name in names})
     optimizer = AdamW(params, beta2=0.98, weight_decay=weight_decay)

@@ -160,7 +160,7 @@ def _within(p_te, expert_t, group_t, G):
     asks_te = (expert_t[:, None] == np.arange(p_te.shape[1])).astype(p_te.dtype)
     in_tg = (group_t[:, None] == np.arange(G)).astype(p_te.dtype)
     size_g1 = in_tg.sum(axis=0)[:, None]
-    return np.einsum("tg,te->ge", in_tg, asks_te) / size_g1, np.einsum("tg,te->ge", in_tg, p_te) / size_g1
+    return in_tg.T @ asks_te / size_g1, in_tg.T @ p_te / size_g1
 
 
 def router_z(h_te):
