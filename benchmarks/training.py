@@ -6,7 +6,7 @@ The model is that of recipes/tiny.toml, or of another recipe, with first values.
 after batch, each on all threads; times are medians over rounds, ratios are of one run. transformers pads each batch to a
 rectangle, as it must, and so does switchnp under the routing "huggingface", which routes padding; under the recipe's own
 routing a row has none. switchnp learns the two halves of a batch side by side and adds their gradients up (`accumulate = 2`).
-Memory is a process's peak beyond what it had when model and optimizer were there.
+Memory is a process's peak less what its libraries take: weights, gradients, moments, and what is on the way.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def prepare(room, options):
 
 def started(name, python, room, options):
     """A contender that waits for its turn."""
-    command = [python, str(Path(__file__)), "--worker", name, "--room", str(room), "--threads", str(options.threads)]
+    command = [python, str(Path(__file__)), "--worker", name, "--room", str(room)]
     environment = {key: value for key, value in os.environ.items() if key not in PINS}
     return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
@@ -82,11 +82,10 @@ def asked(process, number):
 def work(options):
     """Be a contender."""
     batches = json.loads(Path(options.room, "batches.json").read_text())
-    step = (theirs if options.worker == "transformers" else ours)(options)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step, before = (theirs if options.worker == "transformers" else ours)(options)
     for line in sys.stdin:
         if int(line) < 0:
-            print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, flush=True)
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6 - before, flush=True)
             return 0
         began = time.perf_counter()
         step(*batches[int(line)])
@@ -102,6 +101,7 @@ def ours(options):
     from switchnp.training.recipe import TrainingPart
     from switchnp.training.trainer import Trainer, learner
 
+    before = resident()
     model = learner(switchnp.load(Path(options.room, f"{options.worker}.h5"), engine="kernels"))
     waiting = []
     part = TrainingPart(clip=CLIP, accumulate=2)
@@ -112,7 +112,7 @@ def ours(options):
             waiting.append(argparse.Namespace(inputs=inputs[half::2], targets=targets[half::2]))
         trainer.take()
 
-    return step
+    return step, before
 
 
 def theirs(options):
@@ -120,7 +120,7 @@ def theirs(options):
     import torch
     from transformers import SwitchTransformersForConditionalGeneration
 
-    torch.set_num_threads(options.threads)
+    before = resident()
     folder = Path(options.room, "transformers")
     model = SwitchTransformersForConditionalGeneration.from_pretrained(folder, dropout_rate=0.0)
     model.train()
@@ -135,7 +135,13 @@ def theirs(options):
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
 
-    return step
+    return step, before
+
+
+def resident():
+    """The megabytes that this process has in memory, with its libraries and nothing else."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
 
 
 def padded(torch, rows, filler):
@@ -155,7 +161,8 @@ def report(times, memory, options):
         row["ratio"] = row["ms"] / rows["transformers"]["ms"]
         span = "{:.0f} to {:.0f}".format(*row["quartiles"])
         print(f"{name:<22} {row['ms']:7.1f} ms ({span})   {row['ratio']:.2f} of transformers   {row['memory_mb']:6.0f} MB")
-    facts = {"recipe": options.recipe, "threads": options.threads, "rounds": options.rounds, "contenders": rows}
+    recipe = os.path.relpath(options.recipe, HERE.parent)
+    facts = {"recipe": recipe, "processors": os.cpu_count(), "rounds": options.rounds, "contenders": rows}
     Path(options.json).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
@@ -164,7 +171,6 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--recipe", default=str(HERE.parent / "recipes/tiny.toml"))
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has torch and transformers")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--warmup", type=int, default=8)
     parser.add_argument("--batches", type=int, default=8)
