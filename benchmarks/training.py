@@ -18,10 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RATE, CLIP = 1e-3, 1.0
+SORTED = 64
+"""So many batches are sorted by length together, which is kind to who pads."""
 PINS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 """Where a machine has set these, NumPy would multiply as on an older processor than there is."""
 
@@ -55,6 +58,7 @@ def prepare(room, options):
     from switchnp.training.recipe import read_recipe
 
     recipe = read_recipe(options.recipe)
+    recipe = recipe._replace(data=replace(recipe.data, tokens=options.tokens, bucket=SORTED))
     model = born(recipe)
     trainer = trainer_of(recipe, model)
     model.save(room / "switchnp.h5")
@@ -162,7 +166,13 @@ def report(times, memory, options):
         span = "{:.0f} to {:.0f}".format(*row["quartiles"])
         print(f"{name:<22} {row['ms']:7.1f} ms ({span})   {row['ratio']:.2f} of transformers   {row['memory_mb']:6.0f} MB")
     recipe = os.path.relpath(options.recipe, HERE.parent)
-    facts = {"recipe": recipe, "processors": os.cpu_count(), "rounds": options.rounds, "contenders": rows}
+    facts = {
+        "recipe": recipe,
+        "tokens": options.tokens,
+        "processors": os.cpu_count(),
+        "rounds": options.rounds,
+        "contenders": rows,
+    }
     Path(options.json).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
@@ -173,6 +183,7 @@ def arguments():
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has torch and transformers")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--warmup", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=3000, help="ids a batch, inputs and targets")
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--json", default=str(HERE / "training.json"))
     parser.add_argument("--worker")
