@@ -7,14 +7,15 @@
 
 PYTHON ?= python3
 BIN = .venv/bin
-NUMBERS = weights/switch-numbers.h5
+TINY = weights/switch-tiny.h5
 
 .PHONY: demo test check bench format clean
 
 demo: .venv/ready
-	$(BIN)/switchnp info $(NUMBERS)
-	$(BIN)/switchnp generate $(NUMBERS) "say in French: 1984" "say in German: 1984" "say in Spanish: 2026" "say in Italian: 365" "say in Portuguese: 4711" "say in English: 7007"
-	$(BIN)/switchnp trace $(NUMBERS) "say in French: 1984"
+	$(BIN)/switchnp info $(TINY)
+	$(BIN)/switchnp generate $(TINY) "say in French: 1984" "say in Finnish: 2026" "date in German: 2026-11-25" "date in Spanish: 1984-07-04" "pronounce: transformer" "pronounce: expert"
+	$(BIN)/switchnp fill $(TINY) "In the beginning God created the <extra_id_0> and the earth."
+	$(BIN)/switchnp trace $(TINY) "say in French: 1984"
 	$(BIN)/python examples/against_reference.py
 
 test: .venv/ready

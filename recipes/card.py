@@ -17,6 +17,7 @@ import page
 import switchnp
 from switchnp import SwitchTransformer
 from switchnp.errors import SwitchError
+from switchnp.evaluation import ALL
 from switchnp.files import replacing
 from switchnp.history import metrics_of, read_metrics
 from switchnp.plots import draw, write
@@ -152,7 +153,7 @@ def figures(path, recipe, run, data):
         "model": described(path),
         "training": trained(recipe, run),
         "examples": said(model, [pairs[0] for pairs in asked.values()]),
-        "tasks": report.scores,
+        "tasks": {task: score for task, score in report.scores.items() if task != ALL},
         "pronunciation": pronounced(words, forms),
         "load": report.load,
         "specialisation": report.specialisation,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import codecs
 import operator
 import os
 import re
 import reprlib
 import threading
 from collections.abc import Iterable
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from .errors import TokenizerError
@@ -33,6 +35,7 @@ LIBRARY = free_after_fork(threading.RLock())
 """One thread at a time is inside SentencePiece, and nobody when Python ends, which it would not survive."""
 atexit.register(LIBRARY.acquire)
 
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 SPECIAL = re.compile("(<extra_id_[1-9]?[0-9]>|</s>|<pad>|<unk>)")
 """The special tokens as texts spell them."""
 
@@ -63,7 +66,7 @@ class Tokenizer:
         self._model = model if isinstance(model, bytes) else _read(model)
         self._invented_prefix = invented_prefix
         self._new_word = _load(self._model, name)
-        self._pieces = _vocabulary(self._new_word, name)
+        self._pieces, self._bytes = _vocabulary(self._new_word, name)
         specials = [*range(len(_BEGINNING)), *range(len(self._pieces) - SENTINELS, len(self._pieces))]
         self._specials = {self._pieces[i]: i for i in specials}
         if not invented_prefix:
@@ -136,8 +139,20 @@ class Tokenizer:
         return self._pieces[i] if i < len(self._pieces) else ""
 
     def _text(self, ids: Iterable[int], dropped: frozenset[int]) -> str:
-        kept = "".join(self._piece(i) for i in _checked(ids) if i not in dropped)
-        return kept.replace("\u2581", " ").removeprefix(" ")
+        """Pieces put together, those that spell bytes as the characters that they make; an unfinished last one is left out."""
+        kept = [i for i in _checked(ids) if i not in dropped]
+        runs = [(bytewise, [*run]) for bytewise, run in groupby(kept, lambda i: i in self._bytes)]
+        texts = [
+            self._spelled(run, n + 1 == len(runs)) if bytewise else self._joined(run) for n, (bytewise, run) in enumerate(runs)
+        ]
+        return "".join(texts).removeprefix(" ")
+
+    def _joined(self, ids: list[int]) -> str:
+        return "".join(map(self._piece, ids)).replace("\u2581", " ")
+
+    def _spelled(self, ids: list[int], last: bool) -> str:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return decoder.decode(bytes(self._bytes[i] for i in ids), final=not last)
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
@@ -162,11 +177,12 @@ def _load(model: bytes, name: str) -> SentencePieceProcessor:
         raise TokenizerError(f"{name} is not a SentencePiece model") from error
 
 
-def _vocabulary(processor: SentencePieceProcessor, name: str) -> list[str]:
-    """The piece of every id, once it is sure that T5's special tokens are where T5 has them."""
+def _vocabulary(processor: SentencePieceProcessor, name: str) -> tuple[list[str], dict[int, int]]:
+    """The piece of every id, and the byte of those that spell one, once T5's special tokens are where T5 has them."""
     try:
         with LIBRARY:
             pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+            bytewise = [i for i in range(len(pieces)) if processor.is_byte(i)]
             ids = [processor.pad_id(), processor.eos_id(), processor.unk_id()]
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{name} has a piece that is not UTF-8, expected a SentencePiece model") from error
@@ -175,7 +191,8 @@ def _vocabulary(processor: SentencePieceProcessor, name: str) -> list[str]:
             f"{name} begins with the pieces {reprlib.repr(pieces[:3])} and has padding, end and unknown at {ids}, "
             f"expected {_BEGINNING} at {[_PAD, _EOS, _UNK]}"
         )
-    return pieces + [f"<extra_id_{i}>" for i in reversed(range(SENTINELS))]
+    spelled = {i: int(pieces[i][3:5], 16) for i in bytewise if _BYTE.fullmatch(pieces[i])}
+    return pieces + [f"<extra_id_{i}>" for i in reversed(range(SENTINELS))], spelled
 
 
 def _check_text(text: str) -> None:

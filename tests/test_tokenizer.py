@@ -9,8 +9,9 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from references import shared
+from references import ROOT, shared
 
+import switchnp
 from switchnp.errors import FileError, SwitchError, TokenizerError
 from switchnp.tokenizer import MAX_CHARACTERS, MAX_MODEL_BYTES, SENTINELS, Tokenizer
 
@@ -463,3 +464,15 @@ def test_a_damaged_model_is_refused_or_still_gives_ids_of_its_vocabulary(tiny, c
         except SwitchError:
             continue
         assert max(tokenizer.encode("the cat <extra_id_0>s é")) < tokenizer.vocab_size
+
+
+def test_pieces_that_spell_bytes_are_read_as_the_characters_that_they_make():
+    tokenizer = switchnp.load(ROOT / "weights/switch-tiny.h5", engine="kernels").tokenizer
+    text = "août 2014 – 漢字 <extra_id_0>"
+    ids = tokenizer.encode(text)[:-1]
+
+    assert "<0xC3>" in tokenizer.pieces(ids)
+    assert tokenizer.answer(ids) == text.replace(" <", "<")
+    for end in range(len(ids)):
+        assert tokenizer.answer(ids).startswith(tokenizer.answer(ids[:end]))
+    assert tokenizer.answer([ids[tokenizer.pieces(ids).index("<0xC3>")], *tokenizer.encode("a")]) == "\ufffd a"
