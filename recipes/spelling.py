@@ -2,7 +2,7 @@
 
     .venv/bin/python recipes/spelling.py [--out .data/numbers] [--packages .data/packages]
 
-Writes train.tsv, held.tsv and held-N.tsv for numbers of N digits, and spiece.model, the vocabulary of that file.
+Writes train-N.tsv and held-N.tsv for numbers of N digits, and spiece.model, the vocabulary of that file.
 """
 
 import argparse
@@ -34,13 +34,9 @@ def main():
     parser.add_argument("--packages", type=Path, default=Path(".data/packages"))
     options = parser.parse_args()
     words = make_data.library(packages.NUM2WORDS, options.packages, "num2words").num2words
-    train, held = [], {}
     for digits, keys in keys_by_digits().items():
-        others, held[digits] = texts.apart(keys, HELD[digits], make_data.SEED)
-        train += others
-    parts = {"train": texts.shuffled(train, make_data.SEED), "held": [key for keys in held.values() for key in keys]}
-    for name, keys in {**parts, **{f"held-{digits}": keys for digits, keys in held.items()}}.items():
-        make_data.write(options.out / f"{name}.tsv", ["\t".join(tasks.number_pair(*key, words)) for key in keys])
+        for part, own in zip(("train", "held"), texts.apart(keys, HELD[digits], make_data.SEED), strict=True):
+            make_data.write(options.out / f"{part}-{digits}.tsv", ["\t".join(tasks.number_pair(*key, words)) for key in own])
     (options.out / "spiece.model").write_bytes(switchnp.load(SHIPPED, engine="kernels").tokenizer.model_bytes)
 
 
