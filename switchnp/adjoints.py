@@ -10,7 +10,7 @@ import numpy as np
 
 from .config import ACTIVATIONS
 from .layers import EVALUATION, entering, routed
-from .routers import ROUTERS
+from .routers import ROUTERS, columns
 from .tree import Tree
 
 __all__ = ["cross_attention_vjp", "dense_vjp", "self_attention_vjp", "switch_vjp"]
@@ -53,7 +53,7 @@ def switch_vjp(ops, dx_td, dp_te, dh_te, a, config, routing, p, x_td, groups, mo
     """
     dy_td = _with_added(_forgetting(dx_td, a), groups)
     dn_td, dgate_tn, dp = _answers_vjp(ops, dy_td, a, config, routing, p, groups)
-    dp_te = dp_te + ROUTERS[routing.router].gates_vjp(ops, a, _columns(a, "expert"), dgate_tn)
+    dp_te = dp_te + ROUTERS[routing.router].gates_vjp(ops, a, columns(a, "expert"), dgate_tn)
     dh_te = dh_te + ops.softmax_vjp(dp_te, a.p_te, a.h_te)[0]
     br_e = p.br_e if config.router_bias and routing.router != "bias" else None
     dheard_td, dp.wr_de, dbr_e = ops.router_logits_vjp(dh_te, a.h_te, a.heard_td, p.wr_de, br_e)
@@ -90,14 +90,9 @@ def _with_added(dy_td, groups):
     return np.concatenate([dy_td, np.zeros((groups.added, dy_td.shape[1]), dy_td.dtype)]) if groups.added else dy_td
 
 
-def _columns(a, name):
-    """One column a choice, also where a token has but one."""
-    return a[f"{name}_tn"] if f"{name}_tn" in a else a[f"{name}_t"][:, None]
-
-
 def _answers_vjp(ops, dy_td, a, config, routing, p, groups):
     """Gradients of what the experts saw, of each gate, and of the experts' weights."""
-    expert_tn, gate_tn, row_slot_tn = (_columns(a, name) for name in ("expert", "gate", "row_slot"))
+    expert_tn, gate_tn, row_slot_tn = (columns(a, name) for name in ("expert", "gate", "row_slot"))
     dn_td, dgate_tn = np.zeros_like(a.n_td), np.zeros_like(gate_tn)
     if routing.dropped == "identity":
         passed = a.y_td, a.n_td, np.where(routed(routing, groups), a.slot_t, 0), a.gate_t

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["ROUTERS", "Groups", "Mode", "Seats", "route"]
+__all__ = ["ROUTERS", "Groups", "Mode", "Seats", "columns", "route"]
 
 
 class Groups(NamedTuple):
@@ -73,6 +73,11 @@ def route(ops, routing, a, groups, capacity, mode):
         asking = expert_tn[group], gate_tn[group], asks_tn[group]
         slot_tn[group] = router.seat(ops, routing, *asking, E, capacity(len(asking[0])), mode.rng)
     return Seats(expert_tn, gate_tn, slot_tn)
+
+
+def columns(a, name):
+    """What a Switch layer's arrays say of each choice, one column a choice, also where a token has but one."""
+    return a[f"{name}_tn"] if f"{name}_tn" in a else a[f"{name}_t"][:, None]
 
 
 def _chosen(gate_of):

@@ -75,6 +75,8 @@ def _trainer(
 ) -> Trainer:
     if model.tokenizer is None:
         raise TokenizerError("this model has no tokenizer, expected one to read pairs of texts")
+    if not isinstance(pairs, Sequence) or isinstance(examples, bool) or not isinstance(examples, int):
+        raise InputError(f"pairs is {pairs!a:.40} and examples {examples!a:.40}, expected a list of pairs and a whole number")
     if optimizer not in OPTIMIZERS:
         raise InputError(f"optimizer is {optimizer!a:.80}, expected one of {', '.join(OPTIMIZERS)}")
     student = learner(model)

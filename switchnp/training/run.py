@@ -81,7 +81,7 @@ class _Run:
             raise Stopped(f"stopped after step {trainer.step}, all is saved; the same command with --resume goes on")
         last = self._folder.saved()[-1]
         ended = "patience ended" if self._patience_ended else "done"
-        skipped = sum(trainer.batches.mixture.skipped.values())  # type: ignore[attr-defined]
+        skipped = sum(trainer.batches.mixture.skipped.values())
         left_out = f" ({skipped} examples were too long and left out)" if skipped else ""
         return f"{ended} after step {trainer.step}: {shown(last.model)}{left_out}"
 

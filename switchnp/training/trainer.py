@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import reduce
 from typing import Any
@@ -40,7 +39,7 @@ def learner(model: SwitchTransformer) -> SwitchTransformer:
 class Trainer:
     """A learner, what it learns from, and how its weights move.
 
-    batches     an iterator of `data.Batch`es, or of anything with inputs and targets
+    batches     `data.Batches`, or an iterator of anything with inputs and targets; `state` and `restore` need its own
     optimizer   over the learner's own arrays
     seed        of dropout and exploration: each step draws from (seed, step), so that a step can be taken again
     teacher     a model whose opinion is `share` of each target
@@ -50,7 +49,7 @@ class Trainer:
     def __init__(
         self,
         model: SwitchTransformer,
-        batches: Iterator[Any],
+        batches: Any,
         optimizer: Any,
         schedule: Schedule,
         part: TrainingPart,
@@ -85,12 +84,12 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint has besides weights and moments, for JSON."""
-        return {"step": self.step, "watch": self.watch.state(), "batches": self.batches.state()}  # type: ignore[attr-defined]
+        return {"step": self.step, "watch": self.watch.state(), "batches": self.batches.state()}
 
     def restore(self, state: dict[str, Any], moments: dict[str, Any], params: Tree) -> None:
         """Go on where a checkpoint was taken."""
         self.optimizer.restore(moments)
-        self.batches.restore(state["batches"])  # type: ignore[attr-defined]
+        self.batches.restore(state["batches"])
         self.watch.restore(state["watch"])
         for (_, mine), (_, then) in zip(self.model.params.leaves(), params.leaves(), strict=True):
             mine[...] = then

@@ -13,6 +13,7 @@ from ..equations import expert_share
 from ..errors import TrainingError
 from ..gradients import Losses
 from ..network import switches
+from ..routers import columns
 from ..tree import Tree
 
 __all__ = ["WINDOW", "Lesson", "Watch", "asked_by", "entropy", "measured", "mutual_information", "named_switches", "together"]
@@ -79,13 +80,11 @@ def _real(arrays: tuple[Tree, Tree], name: str) -> Any:
 def asked_by(switch: Tree, arrays: tuple[Tree, Tree], name: str) -> Any:
     """The experts that the real tokens of a layer asked for, one column a choice."""
     real_t = _real(arrays, name)
-    expert_tn = switch.expert_tn if "expert_tn" in switch else switch.expert_t[:, None]
-    return expert_tn[: len(real_t)][real_t]
+    return columns(switch, "expert")[: len(real_t)][real_t]
 
 
 def _layer(switch: Tree, real_t: Any, asked_tn: Any, E: int) -> dict[str, Any]:
-    slot_tn = switch.slot_tn if "slot_tn" in switch else switch.slot_t[:, None]
-    kept_t = (slot_tn[: len(real_t)][real_t] >= 0).any(axis=1)
+    kept_t = (columns(switch, "slot")[: len(real_t)][real_t] >= 0).any(axis=1)
     p_te = switch.p_te[: len(real_t)][real_t]
     share_e = expert_share(asked_tn.ravel(), E)
     balance = E * float(share_e @ p_te.mean(axis=0))

@@ -152,6 +152,11 @@ def test_what_cannot_be_trained_is_explained():
         switchnp.train(model, PAIRS, steps=0)
     with pytest.raises(InputError, match="optimizer is 'sgd', expected one of adamw, adafactor"):
         switchnp.train(model, PAIRS, optimizer="sgd")
+    for wrong in ({"pairs": None}, {"pairs": PAIRS, "examples": "3"}):
+        with pytest.raises(InputError, match="expected a list of pairs and a whole number"):
+            switchnp.train(model, **wrong)
+    with pytest.raises(ConfigError, match="seed is -1"):
+        switchnp.train(model, PAIRS, seed=-1)
     with pytest.raises(ConfigError, match="no examples"):
         switchnp.train(model, [])
     with pytest.raises(ConfigError, match=r"switchnp.train has no 'droput', did you mean dropout\?"):
