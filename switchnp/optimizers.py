@@ -1,4 +1,4 @@
-"""How weights move: AdamW and Adafactor over a tree of arrays, in place, a block that fits the cache at a time."""
+"""How weights move: AdamW and Adafactor over a tree of arrays, in place, in one pass or by blocks that fit the cache."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .kernels.jit import REASSOCIATE, jit
 from .records import require, shortened
 from .threads import both
 from .tree import Tree
@@ -20,7 +21,7 @@ __all__ = ["OPTIMIZERS", "Adafactor", "AdamW", "clip"]
 
 Array = NDArray[Any]
 BLOCK = 1 << 15
-"""Entries of an array that are worked on at a time: weights, gradient, moments and a buffer of so many stay in the L2 cache."""
+"""Entries of an array that Adafactor works on at a time: weights, gradient and a buffer of so many stay in the L2 cache."""
 
 UNDECAYED = ("norm_d", "bias_rh", "br_e")
 FACTORED = 128
@@ -152,26 +153,12 @@ class AdamW(_Optimizer):
     def _slice(self, arrays: list[Array], step: int, rate: float, decay: float) -> None:
         """Move weights that have taken part in so many steps, this one included.
 
-        rate m' / (sqrt(v') + eps) = pace m / (sqrt(v) + eps'), which saves two passes over a block
+        rate m' / (sqrt(v') + eps) = pace m / (sqrt(v) + eps'), which saves two divisions a weight
         """
-        (beta1, beta2), room = self._betas, self._buffer(arrays[0][:BLOCK])
+        beta1, beta2 = self._betas
         root = math.sqrt(1 - beta2**step)
-        pace, eps = rate * root / (1 - beta1**step), self._eps * root
-        for span in _spans(arrays[0].size):
-            param, grad, m, v = (array[span] for array in arrays)
-            out = room[: param.size]
-            m *= beta1
-            m += np.multiply(grad, 1 - beta1, out=out)
-            np.square(grad, out=out)
-            out *= 1 - beta2
-            v *= beta2
-            v += out
-            param *= 1 - decay
-            np.sqrt(v, out=out)
-            out += eps
-            np.divide(m, out, out=out)
-            out *= pace
-            param -= out
+        numbers = beta1, 1 - beta1, beta2, 1 - beta2, 1 - decay, rate * root / (1 - beta1**step), self._eps * root
+        _adamw(*arrays, *map(arrays[0].dtype.type, numbers))
 
 
 class Adafactor(_Optimizer):
@@ -298,7 +285,7 @@ def _halves(arrays: list[Array], names: list[Any] | None = None) -> tuple[list[A
 
 
 def _squares(arrays: list[Array]) -> list[float]:
-    return [_sum_of_squares(array) for array in arrays]
+    return [_sum_of_squares(array.ravel(order="K")) for array in arrays]
 
 
 def _scale(arrays: list[Array], factor: float) -> None:
@@ -306,10 +293,21 @@ def _scale(arrays: list[Array], factor: float) -> None:
         np.multiply(array, factor, out=array)
 
 
-def _sum_of_squares(array: Array) -> float:
+@jit(fastmath=REASSOCIATE)
+def _sum_of_squares(x_n):
     """In float64, whose range no sum of float32's squares leaves."""
-    flat = array.ravel(order="K")
-    return sum(float(np.square(flat[block], dtype=np.float64).sum()) for block in _spans(flat.size))
+    total = 0.0
+    for n in range(x_n.size):
+        total += np.float64(x_n[n]) * np.float64(x_n[n])
+    return total
+
+
+@jit()
+def _adamw(w_n, g_n, m_n, v_n, beta1, new1, beta2, new2, rest, pace, eps):
+    for n in range(w_n.size):
+        m_n[n] = m_n[n] * beta1 + g_n[n] * new1
+        v_n[n] = v_n[n] * beta2 + g_n[n] * g_n[n] * new2
+        w_n[n] = w_n[n] * rest - m_n[n] / (np.sqrt(v_n[n]) + eps) * pace
 
 
 def _check_numbers(numbers: Mapping[str, Any], fits: Callable[[Any], bool], wanted: str) -> None:

@@ -12,6 +12,7 @@ from ..errors import ConfigError, TrainingError
 from ..files import shown
 from .checkpoints import Checkpoint, Folder
 from .examination import Held, Report, examined
+from .heap import keep_what_is_freed
 from .kitchen import born, examination, trainer_of
 from .progress import Bar, bar
 from .recipe import Recipe
@@ -30,6 +31,7 @@ def carry_out(recipe: Recipe, resume: bool = False) -> str:
     A folder that has checkpoints is refused without `resume`. Raises Stopped after Ctrl-C.
     """
     folder = Folder(recipe.run, recipe.training.keep)
+    keep_what_is_freed()
     try:
         return _Run(recipe, folder, resume).to_the_end()
     finally:
