@@ -6,8 +6,8 @@ The model is that of recipes/tiny.toml, or of another recipe, with first values.
 after batch, each on all threads; times are medians over rounds, ratios are of one run. transformers pads each batch to a
 rectangle, as it must, and so does switchnp under the routing "huggingface", which routes padding; under the recipe's own
 routing a row has none. switchnp learns the two halves of a batch side by side and adds their gradients up (`accumulate = 2`);
-its process keeps what a step freed for the next, as that of `switchnp train` does. Memory is a process's peak less what its libraries
-take: weights, gradients, moments, and what is on the way.
+its process keeps what a step freed for the next, as that of `switchnp train` does. Memory is a process's peak less what its
+libraries take: weights, gradients, moments, and what is on the way.
 """
 
 import argparse
