@@ -25,6 +25,13 @@ _UNDATED: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".pdf": {"Creati
 _BLACK, _GREY, _BLUE, _RED = "#000000", "#767676", "#0072B2", "#D55E00"
 _HUES = (_BLUE, _RED, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C510A")  # after Okabe and Ito, who chose them for all eyes
 _MARKERS = "os^vDPX<>"
+_ABOVE: dict[str, Any] = {
+    "loc": "lower right",
+    "bbox_to_anchor": (1.04, 0.97),
+    "ncols": 3,
+    "columnspacing": 1.0,
+    "handlelength": 1.2,
+}
 _RAMPS = ("Blues", "Oranges", "Purples", "Greys")
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -154,8 +161,8 @@ def _filled(panels: Iterable[_Panel]) -> list[_Panel]:
 def _loads(metrics: Metrics) -> list[_Row]:
     """Maps of the load of experts, of one scale."""
     loads = list(_percent(metrics.load).items())
-    top = max((share for _, series in loads for shares in series.values for share in shares), default=0.0)
-    heat = partial(_heat, top=top)
+    shares = [share for _, series in loads for shares in series.values for share in shares]
+    heat = partial(_heat, top=_usual(shares)[1] if shares else 0.0)
     panels = [_Panel(f"load of {_name(layer)}", "expert", {layer: series}, heat) for layer, series in loads]
     return [_Row(panels[n : n + ACROSS], _colourbar) for n in range(0, len(panels), ACROSS)]
 
@@ -211,9 +218,12 @@ def _curves(
 
 
 def _means(axes: Any, found: Mapping[str, Series], styles: Mapping[str, dict[str, Any]], **options: Any) -> None:
-    """Running means as lines, and behind them, faint, what they are the means of."""
-    for name, series in found.items():
-        axes.plot(*series, **{**styles[name], "linewidth": 0.6, "alpha": 0.25})
+    """Running means as lines, and behind them, faint, what they are the means of; its rarest values may be off the picture."""
+    from matplotlib.lines import Line2D
+
+    for name, (steps, values) in found.items():
+        axes.add_artist(Line2D(steps, values, **{**styles[name], "linewidth": 0.6, "alpha": 0.25}))
+        axes.update_datalim([(steps[0], edge) for edge in _usual(values)])
     _curves(axes, {name: Series(steps, _running_mean(values)) for name, (steps, values) in found.items()}, styles, **options)
 
 
@@ -222,7 +232,13 @@ def _losses(axes: Any, found: Mapping[str, Series], styles: Mapping[str, dict[st
     for draws, names in ((_curves, found.keys() & {"evaluation"}), (_means, found.keys() - {"evaluation"})):
         if names:
             draws(axes, {name: found[name] for name in found if name in names}, styles)
-    axes.legend(_samples(styles[name] for name in found), list(found), loc="upper right")
+    axes.legend(_samples(styles[name] for name in found), list(found), **_ABOVE)
+
+
+def _usual(values: list[float]) -> tuple[float, float]:
+    """Between which two all but the lowest and the highest hundredth of values are."""
+    ordered, rare = sorted(values), len(values) // 100
+    return ordered[rare], ordered[-1 - rare]
 
 
 def _running_mean(values: list[float]) -> list[float]:
@@ -270,7 +286,7 @@ def _samples(styles: Iterable[dict[str, Any]]) -> list[Any]:
 
 def _colourbar(axes: Any) -> Any:
     room = axes.inset_axes([1.04, 0, 0.05, 1])
-    axes.figure.colorbar(axes.collections[0], cax=room, label="% of tokens").outline.set_visible(False)
+    axes.figure.colorbar(axes.collections[0], cax=room, label="% of tokens", extend="max").outline.set_visible(False)
     return room
 
 

@@ -267,6 +267,14 @@ def test_a_running_mean_is_calmer_than_its_values_which_stay_visible():
     assert all(1.3 < value < 1.7 for value in mean.get_ydata())
 
 
+def test_one_rare_value_does_not_set_the_scale():
+    norms = [1000.0 if n == 100 else 1.0 + n % 2 for n in range(1, 300)]
+    drawn = panels(draw(metrics_of([trained(n, gradient_norm=norm) for n, norm in enumerate(norms, 1)])))["gradient norm"]
+
+    assert drawn.get_ylim()[0] < 1 and 2 < drawn.get_ylim()[1] < 200
+    assert max(drawn.lines[0].get_ydata()) == 1000
+
+
 def test_values_of_many_sizes_are_drawn_on_logarithms():
     near, far = ([trained(n, gradient_norm=base**n) for n in range(1, 4)] for base in (1.5, 10.0))
 
