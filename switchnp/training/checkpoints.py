@@ -82,6 +82,11 @@ class Folder:
         os.close(self._lock)
 
     @property
+    def best(self) -> Path:
+        """The weights of the lowest held-out loss."""
+        return self.path / "best.h5"
+
+    @property
     def metrics(self) -> Path:
         """What was written down on the way, one line of JSON each."""
         return self.path / "metrics.jsonl"

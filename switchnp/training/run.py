@@ -11,7 +11,7 @@ from .. import weights
 from ..errors import ConfigError, TrainingError
 from ..files import shown
 from .checkpoints import Checkpoint, Folder
-from .examination import Held, Report, examined
+from .examination import Held, examined
 from .heap import keep_what_is_freed
 from .kitchen import born, examination, trainer_of
 from .progress import Bar, bar
@@ -47,7 +47,7 @@ class _Run:
         model = born(recipe)
         self._trainer: Trainer = trainer_of(recipe, model)
         self._held: list[Held] = examination(recipe, model)
-        self._best: float | None = None
+        self._best: list[float] | None = None
         self._impatience = 0
         if there:
             self._go_on(there[-1])
@@ -85,7 +85,13 @@ class _Run:
         ended = "patience ended" if self._patience_ended else "done"
         skipped = sum(trainer.batches.mixture.skipped.values())
         left_out = f" ({skipped} examples were too long and left out)" if skipped else ""
-        return f"{ended} after step {trainer.step}: {shown(last.model)}{left_out}"
+        return f"{ended} after step {trainer.step}: {shown(last.model)}{self._better_before(last)}{left_out}"
+
+    def _better_before(self, last: Checkpoint) -> str:
+        if self._best is None or self._best[1] == last.step or not self._folder.best.exists():
+            return ""
+        loss, step = self._best
+        return f"; the lowest held-out loss, {loss:.3f}, was after step {step}: {shown(self._folder.best)}"
 
     def _worth_saving(self, saved: int, error: BaseException | None) -> bool:
         """Is there a last whole step that no checkpoint has, and weights that are still those of it?"""
@@ -121,13 +127,16 @@ class _Run:
             self._examine(show)
 
     def _examine(self, show: Bar) -> None:
-        report: Report = examined(self._trainer.model, self._held)
-        self._folder.note({"step": self._trainer.step, "evaluation": report.scores, "specialisation": report.specialisation})
-        better = self._best is None or report.loss < self._best
-        self._best, self._impatience = (report.loss, 0) if better else (self._best, self._impatience + 1)
+        report = examined(self._trainer.model, self._held)
+        loss, step = report.loss, self._trainer.step
+        self._folder.note({"step": step, "evaluation": report.scores, "specialisation": report.specialisation})
+        better = self._best is None or loss < self._best[0]
+        self._best, self._impatience = ([loss, step], 0) if better else (self._best, self._impatience + 1)
+        if better:
+            self._trainer.model.save(self._folder.best, force=True)
         scores = {name: score["exact_match"] for name, score in report.scores.items() if score["exact_match"] is not None}
         right = ", ".join(f"{name} {share:.1%} right" for name, share in scores.items())
-        show.say(f"step {self._trainer.step}: held-out loss {report.loss:.3f}" + (f", {right}" if right else ""))
+        show.say(f"step {step}: held-out loss {loss:.3f}" + (f", {right}" if right else ""))
 
     def _save(self, forever: bool = False) -> int:
         trainer = self._trainer

@@ -24,6 +24,7 @@ from switchnp.optimizers import AdamW
 from switchnp.schedules import Schedule
 from switchnp.training import checkpoints
 from switchnp.training.checkpoints import Folder
+from switchnp.training.examination import Report
 from switchnp.training.recipe import TrainingPart, read_recipe
 from switchnp.training.run import Stopped, carry_out
 from switchnp.training.trainer import Trainer, learner
@@ -183,6 +184,18 @@ def test_a_run_whose_loss_does_not_fall_ends_by_patience_and_takes_no_step_when_
 
     assert ended < 60
     assert lines(tmp_path)[-1]["step"] == ended
+
+
+def test_the_weights_of_the_lowest_held_out_loss_are_kept_though_training_went_on(tmp_path, monkeypatch):
+    losses = iter([3.0, 2.0, 2.5])
+    monkeypatch.setattr(Report, "loss", property(lambda report: next(losses)))
+
+    said = carry_out(read_recipe(kitchen(tmp_path)))
+
+    best, eighth = (dict(switchnp.load(path).params.leaves()) for path in (tmp_path / "run/best.h5", opened(tmp_path)[0].model))
+    assert said.endswith(f"the lowest held-out loss, 2.000, was after step 8: {tmp_path}/run/best.h5")
+    assert opened(tmp_path)[0].step == 8
+    assert all(np.array_equal(best[path], eighth[path]) for path in eighth)
 
 
 def test_ctrl_c_while_the_last_step_is_saved_loses_nothing(tmp_path, monkeypatch):
