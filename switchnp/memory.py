@@ -10,7 +10,7 @@ from .config import Config
 from .errors import InputError
 from .network import Row
 
-__all__ = ["check", "free", "needed"]
+__all__ = ["check", "check_training", "free", "needed"]
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -23,6 +23,14 @@ def check(config: Config, row: Row, words: int, voices: int, itemsize: int, engi
         what = f"{row.sentences} sentences of up to {longest} tokens"
         what += f" and {voices} answers of up to {words}" if voices else ""
         raise InputError(f"{what} need about {_gigabytes(wanted)} of memory, but {_gigabytes(there)} are free")
+
+
+def check_training(weights: int, gradients: int, moments: int) -> None:
+    """Raise InputError where what a step keeps beyond the weights cannot fit; all in bytes. What tokens need comes on top."""
+    wanted, there = gradients + moments, free()
+    if there is not None and wanted > there:
+        beyond = f"gradients and moments of {_gigabytes(weights)} of weights need {_gigabytes(wanted)} of memory"
+        raise InputError(f"{beyond}, but {_gigabytes(there)} are free")
 
 
 def needed(config: Config, row: Row, words: int, voices: int, itemsize: int, engine: str = "kernels") -> int:

@@ -68,6 +68,11 @@ class _Optimizer:
         self._kept["step"] += 1
         both(self._move_all, *((half, given, float(rate)) for half in _halves([*self._params.values()], [*self._params])))
 
+    @property
+    def nbytes(self) -> int:
+        """How many bytes of moments there are."""
+        return sum(array.nbytes for array in self._kept.values())
+
     def state(self) -> dict[str, Array]:
         """Copies of all that `restore` needs to go on as if there had been no stop: "step", "v/encoder/...", ..."""
         return {path: array.copy() for path, array in self._kept.items()}

@@ -4,9 +4,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from references import ROOT
 from small import small_model
 
-from switchnp import GenerationConfig, Routing, memory, network
+from switchnp import GenerationConfig, Routing, load, memory, network, train
 from switchnp.errors import InputError
 from switchnp.network import Row
 
@@ -102,3 +103,14 @@ def test_the_estimate_of_many_answers_is_right_within_a_factor_of_two():
 
     estimate = memory.needed(model.config, row(3), 10, 200, 4)
     assert estimate / 2 < peak < estimate * 2
+
+
+def test_training_whose_gradients_and_moments_cannot_fit_is_refused_before_its_first_step(monkeypatch):
+    model = load(ROOT / "weights/switch-numbers.h5", engine="kernels")
+    size = sum(leaf.nbytes for _, leaf in model.params.leaves())
+    monkeypatch.setattr(memory, "free", lambda: 2 * size)
+    with pytest.raises(InputError, match=r"gradients and moments of .* GB of weights need .* GB of memory, but .* GB are free"):
+        train(model, [("say in English: 1", "one")], steps=1, progress=False)
+    monkeypatch.setattr(memory, "free", lambda: 4 * size)
+
+    assert len(train(model, [("say in English: 1", "one")], steps=1, progress=False)) == 1

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from .. import memory
 from ..bfloat16 import Bfloat16
 from ..equations import balancing_step, softmax
 from ..gradients import CrossEntropy, Distilled
@@ -44,6 +45,8 @@ class Trainer:
     seed        of dropout and exploration: each step draws from (seed, step), so that a step can be taken again
     teacher     a model whose opinion is `share` of each target
     whole       false while weights move: then they are of no step
+
+    Raises InputError where memory cannot hold gradients and moments.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class Trainer:
         self._teacher, self._share = teacher, share
         self.step, self.whole, self.watch = 0, True, Watch(part.worse)
         self._pools = ThreadpoolController()
+        size = sum(leaf.nbytes for _, leaf in model.params.leaves())
+        memory.check_training(size, size * min(part.accumulate, 4), optimizer.nbytes)
 
     def take(self) -> dict[str, Any]:
         """Take one step, and say what came of it. Raises TrainingError where there is no sense in going on."""
