@@ -5,7 +5,7 @@ import re
 
 import packages
 
-BEGINS, ENDS = "<!-- switch-tiny begins -->", "<!-- switch-tiny ends -->"
+MARKS = "<!-- {name} begins -->", "<!-- {name} ends -->"
 NUMBERS = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8 with a float32 scale for each output unit"}
 INTRODUCTION = """\
 A small Switch Transformer that this project trained itself. It fills gaps in ten kinds of text and knows three tasks whose
@@ -38,12 +38,13 @@ the model before its first step and the checkpoints that were kept."""
 PICTURE = "![Mutual information of expert and task over the steps of training](../docs/images/specialisation.svg)"
 
 
-def between(page, section):
+def between(page, section, name="switch-tiny"):
     """The page with the section between its marks, in the place of what was there, or at the end where there are no marks."""
-    if BEGINS not in page or ENDS not in page:
-        page = f"{page.rstrip()}\n\n{BEGINS}\n{ENDS}\n"
-    before, _, rest = page.partition(BEGINS)
-    return f"{before}{BEGINS}\n{section}\n{ENDS}{rest.partition(ENDS)[2]}"
+    begins, ends = (mark.format(name=name) for mark in MARKS)
+    if begins not in page or ends not in page:
+        page = f"{page.rstrip()}\n\n{begins}\n{ends}\n"
+    before, _, rest = page.partition(begins)
+    return f"{before}{begins}\n{section}\n{ends}{rest.partition(ends)[2]}"
 
 
 def table(head, rows):

@@ -26,6 +26,7 @@ from switchnp.training.examination import Held, examined
 from switchnp.training.recipe import read_recipe
 from switchnp.training.run import carry_out
 
+BEGINS, ENDS = (mark.format(name="switch-tiny") for mark in page.MARKS)
 sounds = st.lists(st.sampled_from(["AH", "B", "K"]), max_size=5)
 plain = st.text("ab <!->\n", max_size=20)
 
@@ -75,15 +76,15 @@ def test_the_hash_router_is_asked_with_the_very_words_that_the_model_read_and_sa
 
 @given(plain, plain, plain, plain)
 def test_a_section_replaces_what_was_between_the_marks_and_nothing_else(before, old, after, new):
-    marked = f"{before}{page.BEGINS}{old}{page.ENDS}{after}"
+    marked = f"{before}{BEGINS}{old}{ENDS}{after}"
 
-    assert page.between(marked, new) == f"{before}{page.BEGINS}\n{new}\n{page.ENDS}{after}"
+    assert page.between(marked, new) == f"{before}{BEGINS}\n{new}\n{ENDS}{after}"
 
 
 def test_a_page_without_marks_gets_the_section_at_its_end_and_once():
     once = page.between("# Weights\n", "old")
 
-    assert once == f"# Weights\n\n{page.BEGINS}\nold\n{page.ENDS}\n"
+    assert once == f"# Weights\n\n{BEGINS}\nold\n{ENDS}\n"
     assert page.between(once, "new") == once.replace("old", "new")
 
 
@@ -161,7 +162,7 @@ def test_the_card_gives_the_figures_and_keeps_what_is_said_of_other_weights(shop
     files = written(shop, exported(shop, "small.h5"))
 
     found, text = json.loads(files["tiny.json"]), files["README.md"].decode()
-    assert text.startswith(f"# Weights\n\n## others\n\n{page.BEGINS}\n## small.h5\n")
+    assert text.startswith(f"# Weights\n\n## others\n\n{BEGINS}\n## small.h5\n")
     assert found["tasks"]["pronunciation"]["items"] == found["pronunciation"]["items"] == 10
     assert found["pronunciation"]["any_form"] == found["tasks"]["pronunciation"]["exact_match"]
     assert f"| text | 5 | {page.percent(found['tasks']['text']['token_accuracy'])} |" in text

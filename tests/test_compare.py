@@ -1,0 +1,43 @@
+"""The rule by which sparse and dense are compared, and what is said of it."""
+
+import sys
+
+import pytest
+from references import ROOT
+
+sys.path.insert(0, str(ROOT / "recipes"))
+
+import compare
+
+
+def runs(*differences):
+    """A run a seed, where the dense model is so much worse in two domains on the average."""
+    return {
+        seed: {"dense": {"a": 4.0 + apart, "b": 3.0 + apart}, "sparse": {"a": 4.1, "b": 2.9}}
+        for seed, apart in enumerate(differences)
+    }
+
+
+@pytest.mark.parametrize(
+    ("differences", "answer"), [((0.1, 0.11, 0.12), "YES"), ((-0.1, -0.11, -0.12), "NO"), ((0.3, -0.1, 0.1), "UNDECIDED")]
+)
+def test_an_answer_is_given_only_where_the_interval_leaves_zero_out(differences, answer):
+    assert compare.decided(runs(*differences))["answer"] == answer
+
+
+def test_the_interval_is_student_s():
+    mean, half = compare.interval([1.0, 2.0, 3.0])
+
+    assert mean == 2
+    assert half == pytest.approx(4.303 / 3**0.5)
+
+
+def test_the_page_has_a_row_for_each_seed_and_domain():
+    shape = {"parameters": 1000, "source": 100, "target": 200}
+    facts = {"steps": 10, "sparse_peak": 1e-3, "dense_peaks": {1e-3: 3.5}, "shapes": {"sparse": shape, "dense": shape}}
+
+    text = compare.section(facts | compare.decided(runs(0.1, 0.2)))
+
+    assert "| seed 0 | 3.600 | 3.500 | +0.100 |" in text
+    assert "| a | 4.150 | 4.100 | +0.050 |" in text
+    assert "3.5 at 0.001" in text.replace("3.500", "3.5")
