@@ -45,9 +45,16 @@ that of the sparse one, {peak:g}, was not tuned.
     .venv/bin/python recipes/compare.py"""
 
 
+def recipe_of(kind):
+    """recipes/fill.toml for a "sparse" model, or for a "dense" one: as it stands, or without its experts."""
+    recipe = read_recipe(HERE / "fill.toml")
+    without = {"sparse_encoder_layers": [], "sparse_decoder_layers": []}
+    return recipe._replace(config=recipe.config | without) if kind == "dense" else recipe
+
+
 def loss_of(kind, seed, peak=None):
     """{domain: loss at the last step} of a run, which is carried out if it was not."""
-    recipe = read_recipe(HERE / f"fill-{kind}.toml")
+    recipe = recipe_of(kind)
     peak = peak or recipe.schedule.peak
     run = recipe.run.parent / f"fill-{kind}-{seed}-{peak:g}"
     recipe = recipe._replace(seed=seed, run=run, schedule=replace(recipe.schedule, peak=peak))
@@ -120,7 +127,7 @@ def main():
     tried = {peak: statistics.mean(loss_of("dense", seeds[0], peak).values()) for peak in peaks}
     best = min(tried, key=tried.get)
     runs = {seed: {"dense": loss_of("dense", seed, best), "sparse": loss_of("sparse", seed)} for seed in seeds}
-    recipes = {kind: read_recipe(HERE / f"fill-{kind}.toml") for kind in ("dense", "sparse")}
+    recipes = {kind: recipe_of(kind) for kind in ("dense", "sparse")}
     facts = {"steps": recipes["sparse"].steps, "sparse_peak": recipes["sparse"].schedule.peak, "dense_peak": best}
     shapes = {kind: shape(recipe) for kind, recipe in recipes.items()}
     found = facts | {"dense_peaks": tried, "shapes": shapes} | decided(runs)

@@ -1,6 +1,7 @@
 """The rule by which sparse and dense are compared, and what is said of it."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 from references import ROOT
@@ -8,6 +9,8 @@ from references import ROOT
 sys.path.insert(0, str(ROOT / "recipes"))
 
 import compare
+
+import switchnp
 
 
 def runs(*differences):
@@ -41,3 +44,15 @@ def test_the_page_has_a_row_for_each_seed_and_domain():
     assert "| seed 0 | 3.600 | 3.500 | +0.100 |" in text
     assert "| a | 4.150 | 4.100 | +0.050 |" in text
     assert "3.5 at 0.001" in text.replace("3.500", "3.5")
+
+
+def test_the_dense_model_has_no_experts_and_a_token_costs_the_same_but_for_the_router(tmp_path):
+    vocabulary = tmp_path / "spiece.model"
+    vocabulary.write_bytes(switchnp.load(ROOT / "weights/switch-tiny.h5").tokenizer.model_bytes)
+    recipes = [compare.recipe_of(kind) for kind in ("sparse", "dense")]
+
+    sparse, dense = (compare.shape(each._replace(model=replace(each.model, tokenizer=str(vocabulary)))) for each in recipes)
+
+    routers = 2 * 2 * 128 * 8
+    assert sparse["source"] - dense["source"] == sparse["target"] - dense["target"] == routers
+    assert sparse["parameters"] - dense["parameters"] == 4 * (7 * 2 * 128 * 512 + 128 * 8)
