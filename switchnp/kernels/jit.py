@@ -34,10 +34,11 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 @cache
-def _stamp() -> tuple[Any, ...]:
+def _stamp(source: str) -> tuple[Any, ...]:
+    """What a file of compiled functions, and any in the compiled rooms, was when it was last changed."""
     package = Path(__file__).parents[1]
-    sources = sorted(path for room in ("kernels", "engine") for path in (package / room).glob("*.py"))
-    return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sources)
+    sources = {Path(source), *(path for room in ("kernels", "engine") for path in (package / room).glob("*.py"))}
+    return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(sources))
 
 
 class _Readable:
@@ -68,15 +69,15 @@ class _Places(CompileResultCacheImpl):
 class _Cache(FunctionCache):
     """What cannot be read from the disk is compiled anew, and what cannot be written is not.
 
-    Numba compiles a function anew when its own file has changed; here any file of the compiled rooms will do, for what a
-    function calls is compiled into it.
+    Numba compiles a function anew when its own file has changed; here any file of the compiled rooms will do as well, for what
+    a function calls is compiled into it.
     """
 
     _impl_class = _Places
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        self._cache_file._source_stamp = _stamp()
+        self._cache_file._source_stamp = _stamp(function.__code__.co_filename)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:

@@ -1,10 +1,12 @@
 """Compiled code is read where it lies, also where nothing can be written."""
 
+import runpy
 import tempfile
 
 import pytest
 from numba.core import config
 
+from switchnp.kernels import jit as jit_module
 from switchnp.kernels.jit import jit
 
 
@@ -42,3 +44,16 @@ def test_a_folder_that_cannot_be_written_and_has_nothing_is_no_place(tmp_path, m
 
     assert kernel(1) == 2
     assert not str(kernel._cache.cache_path).startswith(str(tmp_path))
+
+
+def test_a_function_outside_the_compiled_rooms_is_compiled_anew_when_its_file_has_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "cache"))
+    source = tmp_path / "elsewhere.py"
+    answers = []
+
+    for body in ("x + 1", "x + 10"):
+        source.write_text(f"def f(x):\n    return {body}\n")
+        jit_module._stamp.cache_clear()
+        answers.append(jit()(runpy.run_path(source)["f"])(1))
+
+    assert answers == [2, 11]
