@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from .config import Config
-from .errors import InputError
+from .errors import ConfigError, InputError
 from .network import Row
 
-__all__ = ["check", "free", "needed"]
+__all__ = ["check", "check_training", "free", "needed"]
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -23,6 +23,14 @@ def check(config: Config, row: Row, words: int, voices: int, itemsize: int, engi
         what = f"{row.sentences} sentences of up to {longest} tokens"
         what += f" and {voices} answers of up to {words}" if voices else ""
         raise InputError(f"{what} need about {_gigabytes(wanted)} of memory, but {_gigabytes(there)} are free")
+
+
+def check_training(config: Config) -> None:
+    """Raise ConfigError with both figures where not even the weights and their gradients fit."""
+    wanted, there = 8 * config.num_parameters, free()
+    if there is not None and wanted > there:
+        what = f"{config.num_parameters:,} parameters and their gradients"
+        raise ConfigError(f"{what} need {_gigabytes(wanted)} of memory, but {_gigabytes(there)} are free")
 
 
 def needed(config: Config, row: Row, words: int, voices: int, itemsize: int, engine: str = "kernels") -> int:

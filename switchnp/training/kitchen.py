@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import loading
+from .. import loading, memory
 from ..config import Config
 from ..data.batches import Batches
 from ..data.mixtures import Mixture, Task
@@ -43,6 +43,7 @@ def born(recipe: Recipe) -> SwitchTransformer:
         raise ConfigError("[model] has no file, expected a tokenizer and [model.config]")
     tokenizer = Tokenizer(recipe.path(part.tokenizer))
     config = _config(recipe.config, tokenizer)
+    memory.check_training(config)
     rng = np.random.default_rng(np.random.SeedSequence(recipe.seed, spawn_key=(BORN,)))
     params = first_values(config, rng, part.init_scale)
     return learner(SwitchTransformer(config, params, routing, tokenizer, provenance={"recipe": recipe.run.name}))

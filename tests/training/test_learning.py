@@ -9,7 +9,7 @@ from small import small_config, small_params
 
 import switchnp
 from recipes import NUMBERS, WORDS, kitchen, lines
-from switchnp import Routing, SwitchTransformer
+from switchnp import Routing, SwitchTransformer, memory
 from switchnp import equations as eq
 from switchnp.data.batches import Batch
 from switchnp.errors import ConfigError, InputError, TokenizerError
@@ -17,6 +17,7 @@ from switchnp.gradients import Distilled
 from switchnp.optimizers import AdamW
 from switchnp.routers import Mode
 from switchnp.schedules import Schedule
+from switchnp.training import kitchen as training_kitchen
 from switchnp.training.recipe import TrainingPart, read_recipe
 from switchnp.training.run import carry_out
 from switchnp.training.trainer import Trainer, learner
@@ -218,6 +219,22 @@ def test_a_wrong_recipe_says_where_and_what_was_expected(tmp_path, right):
 
     with pytest.raises(ConfigError, match=WRONG[right][1]):
         carry_out(read_recipe(recipe))
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_born(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "free", lambda: 10_000)
+    monkeypatch.setattr(training_kitchen, "first_values", lambda *_: pytest.fail("it was born"))
+
+    with pytest.raises(ConfigError, match=r"parameters and their gradients need 0\.0 GB of memory, but 0\.0 GB are free"):
+        carry_out(read_recipe(kitchen(tmp_path)))
+
+
+def test_a_pair_that_is_too_long_for_the_memory_is_explained(monkeypatch):
+    model = switchnp.load(NUMBERS)
+    monkeypatch.setattr(memory, "free", lambda: 1_000_000)
+
+    with pytest.raises(InputError, match=r"sentences of up to \d+ tokens need about"):
+        switchnp.train(model, [("say " * 3000, "x")], steps=1, progress=False)
 
 
 def test_facts_of_a_recipe_are_json_and_do_not_name_where_it_lies(tmp_path):
