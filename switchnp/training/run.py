@@ -28,25 +28,24 @@ class Stopped(KeyboardInterrupt):
 def carry_out(recipe: Recipe, resume: bool = False) -> str:
     """Train until the recipe's last step, or patience ends; say in a line how it went.
 
-    A folder that has checkpoints is refused without `resume`. Raises Stopped after Ctrl-C.
+    A folder that has checkpoints is refused without `resume`; a recipe that is refused makes none. Raises Stopped after Ctrl-C.
     """
+    model = born(recipe)
+    trainer, held = trainer_of(recipe, model), examination(recipe, model)
     folder = Folder(recipe.run, recipe.training.keep)
     keep_what_is_freed()
     try:
-        return _Run(recipe, folder, resume).to_the_end()
+        return _Run(recipe, folder, trainer, held, resume).to_the_end()
     finally:
         folder.close()
 
 
 class _Run:
-    def __init__(self, recipe: Recipe, folder: Folder, resume: bool) -> None:
-        self._recipe, self._folder = recipe, folder
+    def __init__(self, recipe: Recipe, folder: Folder, trainer: Trainer, held: list[Held], resume: bool) -> None:
+        self._recipe, self._folder, self._trainer, self._held = recipe, folder, trainer, held
         there = folder.saved()
         if there and not resume:
             raise ConfigError(f"{shown(recipe.run)} has a run of {there[-1].step} steps, expected --resume or another folder")
-        model = born(recipe)
-        self._trainer: Trainer = trainer_of(recipe, model)
-        self._held: list[Held] = examination(recipe, model)
         self._best: float | None = None
         self._impatience = 0
         if there:

@@ -215,7 +215,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("right", WRONG)
-def test_a_wrong_recipe_says_where_and_what_was_expected(tmp_path, right):
+def test_a_wrong_recipe_says_where_and_what_was_expected_and_leaves_no_folder(tmp_path, right):
     recipe = kitchen(tmp_path)
     text = recipe.read_text()
     assert text.count(right) == 1, right
@@ -223,6 +223,7 @@ def test_a_wrong_recipe_says_where_and_what_was_expected(tmp_path, right):
 
     with pytest.raises(ConfigError, match=WRONG[right][1]):
         carry_out(read_recipe(recipe))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path):
