@@ -44,9 +44,9 @@ def bytes_of(folder, step):
 
 
 def opened(folder):
-    run = Folder(folder / "run", 2)
-    run.close()
-    return run.saved()
+    there = Folder(folder / "run", 2)
+    there.close()
+    return there.saved()
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +162,18 @@ def test_a_damaged_checkpoint_is_refused(whole, tmp_path, file):
     path.write_bytes(content[:-1])
 
     with pytest.raises(WeightsError):
+        trained(tmp_path / "copy", resume=True, steps=12)
+
+
+def test_a_digit_that_changed_in_a_checkpoint_is_noticed(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "copy")
+    path = opened(tmp_path / "copy")[-1].path / "state.json"
+    text = path.read_text()
+    assert text.count('"drawn": ') == 1
+
+    path.write_text(text.replace('"drawn": ', '"drawn": 1'))
+
+    with pytest.raises(WeightsError, match=r"state.json is not what this run wrote"):
         trained(tmp_path / "copy", resume=True, steps=12)
 
 
