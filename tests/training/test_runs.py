@@ -24,6 +24,7 @@ from switchnp.optimizers import AdamW
 from switchnp.schedules import Schedule
 from switchnp.training import checkpoints
 from switchnp.training.checkpoints import Folder
+from switchnp.training.progress import bar
 from switchnp.training.recipe import TrainingPart, read_recipe
 from switchnp.training.run import Stopped, carry_out
 from switchnp.training.trainer import Trainer, learner
@@ -175,6 +176,20 @@ def test_a_digit_that_changed_in_a_checkpoint_is_noticed(whole, tmp_path):
 
     with pytest.raises(WeightsError, match=r"state.json is not what this run wrote"):
         trained(tmp_path / "copy", resume=True, steps=12)
+
+
+def test_a_polite_kill_that_python_loses_ends_the_run_after_its_step():
+    killed = []
+    before = signal.signal(signal.SIGTERM, lambda *_: killed.append(True))
+    try:
+        with bar(9, shown=False) as show:
+            signal.raise_signal(signal.SIGTERM)
+            assert show.stopping
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert killed == [True, True]
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_step_layer_and_checkpoint(tmp_path):
