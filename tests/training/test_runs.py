@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -20,10 +21,12 @@ from recipes import kitchen, lines
 from switchnp.cli import main
 from switchnp.data.batches import Batch
 from switchnp.errors import ConfigError, FileError, TrainingError, WeightsError
+from switchnp.evaluation import ALL
 from switchnp.optimizers import AdamW
 from switchnp.schedules import Schedule
-from switchnp.training import checkpoints
+from switchnp.training import checkpoints, run
 from switchnp.training.checkpoints import Folder
+from switchnp.training.examination import Report
 from switchnp.training.progress import bar
 from switchnp.training.recipe import TrainingPart, read_recipe
 from switchnp.training.run import Stopped, carry_out
@@ -176,6 +179,33 @@ def test_a_digit_that_changed_in_a_checkpoint_is_noticed(whole, tmp_path):
 
     with pytest.raises(WeightsError, match=r"state.json is not what this run wrote"):
         trained(tmp_path / "copy", resume=True, steps=12)
+
+
+def test_an_evaluation_that_was_cut_off_is_made_when_the_run_goes_on(whole, tmp_path, monkeypatch):
+    def cut(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "examined", cut)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path)
+    assert [checkpoint.step for checkpoint in opened(tmp_path)] == [4]
+
+    trained(tmp_path, resume=True)
+
+    assert bytes_of(tmp_path, 10) == bytes_of(whole, 10)
+    evaluations = [[line for line in lines(folder) if "evaluation" in line] for folder in (tmp_path, whole)]
+    assert evaluations[0] == evaluations[1]
+
+
+def test_a_held_out_loss_that_is_no_number_ends_the_run_unsaved(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "examined", lambda *_: Report({ALL: {"loss": math.nan}}, {}))
+
+    with pytest.raises(TrainingError, match="step 4: the held-out loss is no number; the last good checkpoint is none"):
+        trained(tmp_path)
+
+    assert opened(tmp_path) == []
+    assert all("evaluation" not in line for line in lines(tmp_path))
 
 
 def test_a_polite_kill_that_python_loses_ends_the_run_after_its_step():
