@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import hdf5
 from ..errors import FileError, WeightsError
-from ..files import as_path, locked, readable, shown, writable
+from ..files import as_path, check_room, locked, readable, shown, writable
 from ..strictjson import json_object
 
 __all__ = ["Checkpoint", "Folder"]
@@ -167,6 +167,7 @@ def _step(line: str) -> int | None:
 
 
 def _write_moments(path: Path, moments: dict[str, Any]) -> None:
+    check_room(path, sum(array.nbytes for array in moments.values()) + 2048 * (len(moments) + 32))
     with hdf5.LIBRARY:
         import h5py
 

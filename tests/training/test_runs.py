@@ -278,6 +278,21 @@ def test_a_folder_without_locks_is_explained(tmp_path, monkeypatch):
         Folder(tmp_path / "run", 1)
 
 
+def test_moments_that_have_no_room_on_the_disk_are_not_begun(tmp_path, monkeypatch):
+    usage = shutil.disk_usage
+
+    def full_behind_the_model(folder):
+        return usage(folder)._replace(free=9_000 if (folder / "model.h5").exists() else 10**9)
+
+    monkeypatch.setattr(shutil, "disk_usage", full_behind_the_model)
+
+    with pytest.raises(FileError, match=r"moments.h5 needs \d+ bytes, but 9000 are free in its folder"):
+        trained(tmp_path)
+
+    assert opened(tmp_path) == []
+    assert not [*(tmp_path / "run").glob(".step-*")]
+
+
 @pytest.mark.parametrize("part", ["model", "model.config", "schedule"])
 def test_a_part_that_is_no_table_is_explained(tmp_path, part):
     recipe = tmp_path / "recipe.toml"
