@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import FileError, SwitchError
 
-__all__ = ["as_path", "check_regular", "check_target", "locked", "readable", "replacing", "shown", "writable"]
+__all__ = ["as_path", "check_regular", "check_room", "check_target", "locked", "readable", "replacing", "shown", "writable"]
 
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
@@ -75,7 +75,7 @@ def replacing(path: Path, needed: int, force: bool) -> Iterator[Path]:
     with writable(path):
         check_target(path, force)
         _remove_stale(path)
-        _check_room(path, needed)
+        check_room(path, needed)
         temporary, descriptor = _temporary(path)
     try:
         yield temporary
@@ -108,7 +108,8 @@ def _exists(path: Path) -> FileError:
     return FileError(f"{shown(path)} exists already; --force (force=True) overwrites it")
 
 
-def _check_room(path: Path, needed: int) -> None:
+def check_room(path: Path, needed: int) -> None:
+    """Raise FileError with both figures where a file of so many bytes has no room in its folder."""
     free = shutil.disk_usage(path.parent).free
     if needed > free:
         raise FileError(f"{shown(path)} needs {needed} bytes, but {free} are free in its folder")

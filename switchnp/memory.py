@@ -25,12 +25,12 @@ def check(config: Config, row: Row, words: int, voices: int, itemsize: int, engi
         raise InputError(f"{what} need about {_gigabytes(wanted)} of memory, but {_gigabytes(there)} are free")
 
 
-def check_training(weights: int, gradients: int, moments: int) -> None:
-    """Raise InputError where what a step keeps beyond the weights cannot fit; all in bytes. What tokens need comes on top."""
-    wanted, there = gradients + moments, free()
+def check_training(parameters: int, wanted: int) -> None:
+    """Raise InputError where so many bytes, the least that it takes to train so many parameters, cannot be had."""
+    there = free()
     if there is not None and wanted > there:
-        beyond = f"gradients and moments of {_gigabytes(weights)} of weights need {_gigabytes(wanted)} of memory"
-        raise InputError(f"{beyond}, but {_gigabytes(there)} are free")
+        least = f"training {parameters:,} parameters needs {_gigabytes(wanted)} of memory at least"
+        raise InputError(f"{least}, but {_gigabytes(there)} are free")
 
 
 def needed(config: Config, row: Row, words: int, voices: int, itemsize: int, engine: str = "kernels") -> int:

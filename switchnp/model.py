@@ -176,6 +176,8 @@ class SwitchTransformer:
     ) -> tuple[gradients.Losses, Tree]:
         """The same of a lesson that is a row already, with all that went into the loss; the gradient times `share`."""
         rows = prompts.row, words.row, target_t
+        for row in rows[:2]:
+            self._check_memory(row, engine="kernels")
         return gradients.loss_and_gradients(*self._readable_setup, *rows, mode, task, share)
 
     def passed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
 
 import numpy as np
@@ -124,8 +125,9 @@ def raw_length(
     if not fits(2):
         raise InputError(f"there is room for {max_inputs} inputs and {max_targets} targets, expected at least 3 of each")
     raw = 2
-    while fits(raw + 1):
-        raw += 1
+    while fits(2 * raw):
+        raw *= 2
+    raw += bisect(range(raw, 2 * raw), False, key=lambda longer: not fits(longer)) - 1
     return raw, lengths(raw)[1]
 
 

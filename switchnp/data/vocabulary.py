@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import as_path, replacing, shown, writable
+from ..files import as_path, readable, replacing, shown, writable
 from ..tokenizer import LIBRARY, SENTINELS, SPECIAL, Tokenizer
 from .sources import Lines
 
@@ -25,6 +25,9 @@ _SILENT = {"minloglevel": 3}
 _ROOM = 1 << 22
 _LONGEST = 1 << 30
 """Sentences that are longer, in bytes, are left out by SentencePiece without a word; `Lines` has none of them."""
+
+_PART = re.compile(r".{1,4000}(?!\S)|.{1,4000}", re.DOTALL)
+"""A sentence, or what is cut of it before a space: SentencePiece takes four times as long for twice as long a one."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,9 @@ def train_vocabulary(
 ) -> Vocabulary:
     """Learn a vocabulary of `size` pieces and write it, whole or not at all.
 
-    Each column of each line is a sentence; special tokens that a text spells (`<extra_id_0>`, `</s>`, ...) are no part of it,
-    as they are none when it is encoded. All sentences are in memory at once, several times over. Nothing is drawn, and
-    one thread works: the same sentences make the same bytes, in any process.
+    Each column of each line is a sentence, or several where it is very long; special tokens that a text spells
+    (`<extra_id_0>`, `</s>`, ...) are no part of it, as they are none when it is encoded. All sentences are in memory at once,
+    several times over. Nothing is drawn, and one thread works: the same sentences make the same bytes, in any process.
 
     Source: T5's vocabulary: unigram, nmt_nfkc, <pad> 0, </s> 1, <unk> 2. Raises FileError where a file cannot be read or the
     target not be written, and InputError where these sentences make no such vocabulary.
@@ -71,10 +74,13 @@ def train_vocabulary(
     force                 replace an existing file
     """
     path, sources = as_path(target), [as_path(file) for file in files]
-    if not sources or any(path.exists() and source.exists() and path.samefile(source) for source in sources):
+    with readable(path):
+        same = any(path.exists() and source.exists() and path.samefile(source) for source in sources)
+    if same or not sources:
         raise InputError(f"{shown(path)} is to be learnt from {_listed(sources)}, expected one or more other files")
-    if not all(user_defined_symbols) or len({*user_defined_symbols}) < len(user_defined_symbols):
-        raise InputError(f"the symbols are {[*user_defined_symbols]}, expected texts, each of them once")
+    strange = not all(user_defined_symbols) or any(map(SPECIAL.search, user_defined_symbols))
+    if strange or len({*user_defined_symbols}) < len(user_defined_symbols):
+        raise InputError(f"the symbols are {[*user_defined_symbols]}, expected texts, each of them once, and no special token")
     options = {"byte_fallback": byte_fallback, "split_digits": split_digits, "user_defined_symbols": [*user_defined_symbols]}
     with replacing(path, _ROOM, force) as temporary:
         lines = [Lines(source) for source in sources]
@@ -90,7 +96,8 @@ def _sentences(lines: Iterable[Lines]) -> Iterator[str]:
     for source in lines:
         for line in source:
             for column in line.split("\t"):
-                yield from filter(str.strip, SPECIAL.split(column)[::2])
+                for text in SPECIAL.split(column)[::2]:
+                    yield from filter(str.strip, _PART.findall(text))
 
 
 def _learnt(lines: Sequence[Lines], name: str, size: int, options: dict[str, Any]) -> bytes:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import hdf5
 from ..errors import FileError, WeightsError
-from ..files import as_path, locked, readable, shown, writable
+from ..files import as_path, check_room, locked, readable, shown, writable
 from ..strictjson import json_object
 
 __all__ = ["Checkpoint", "Folder"]
@@ -43,11 +43,12 @@ class Checkpoint(NamedTuple):
             text = (self.path / STATE).read_text(encoding="utf-8")
         try:
             state = json_object(text)
-            digests = state["sha256"]
+            digests = dict(state.pop("sha256"))
         except (ValueError, KeyError, TypeError):
             raise WeightsError(f"{shown(self.path / STATE)} is damaged; {_WITHOUT}") from None
-        for name in (MODEL, MOMENTS):
-            if _digest(self.path / name) != digests.get(name):
+        found = {name: _digest(self.path / name) for name in (MODEL, MOMENTS)} | {STATE: _digest_of(state)}
+        for name, digest in found.items():
+            if digests.get(name) != digest:
                 raise WeightsError(f"{shown(self.path / name)} is not what this run wrote; {_WITHOUT}")
         return state
 
@@ -120,7 +121,7 @@ class Folder:
         with writable(target), self._whole(temporary, target):
             model(temporary / MODEL)
             _write_moments(temporary / MOMENTS, moments)
-            digests = {name: _digest(temporary / name) for name in (MODEL, MOMENTS)}
+            digests = {name: _digest(temporary / name) for name in (MODEL, MOMENTS)} | {STATE: _digest_of(state)}
             _write(temporary / STATE, json.dumps(state | {"sha256": digests}).encode())
             if forever:
                 _write(temporary / FOREVER, b"")
@@ -171,6 +172,7 @@ def _step(line: str) -> int | None:
 
 
 def _write_moments(path: Path, moments: dict[str, Any]) -> None:
+    check_room(path, sum(array.nbytes for array in moments.values()) + 2048 * (len(moments) + 32))
     with hdf5.LIBRARY:
         import h5py
 
@@ -191,6 +193,10 @@ def _write(path: Path, content: bytes) -> None:
 def _digest(path: Path) -> str:
     with readable(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state).encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

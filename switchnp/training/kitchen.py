@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import loading
+from .. import loading, memory
 from ..config import Config
 from ..data.batches import Batches
 from ..data.mixtures import Mixture, Task
 from ..data.sources import Lines, Pairs
 from ..errors import ConfigError
 from ..evaluation import read_pairs
-from ..files import shown
+from ..files import readable, shown
 from ..model import SwitchTransformer
 from ..optimizers import OPTIMIZERS
 from ..params import first_values
@@ -22,7 +22,7 @@ from ..routing import Routing
 from ..tokenizer import Tokenizer
 from ..tree import Tree
 from .examination import Held, held_fill, held_pairs
-from .recipe import Recipe, TaskPart
+from .recipe import Recipe, TaskPart, part
 from .trainer import Trainer, learner
 
 __all__ = ["born", "examination", "trainer_of"]
@@ -33,18 +33,19 @@ BORN = 0x5EED
 
 def born(recipe: Recipe) -> SwitchTransformer:
     """The model as it is before the first step: read from a file, or drawn; a student may begin with its teacher's weights."""
-    part = recipe.model
-    routing = None if part.routing is None else Routing.named(part.routing)
-    if part.file is not None:
-        if recipe.config or part.tokenizer:
+    about = recipe.model
+    routing = None if about.routing is None else Routing.named(about.routing)
+    if about.file is not None:
+        if recipe.config or about.tokenizer:
             raise ConfigError("[model] has a file, expected no [model.config] and no tokenizer beside it")
-        return learner(loading.load(recipe.path(part.file), routing))
-    if part.tokenizer is None or not recipe.config:
+        return learner(loading.load(recipe.path(about.file), routing))
+    if about.tokenizer is None or not recipe.config:
         raise ConfigError("[model] has no file, expected a tokenizer and [model.config]")
-    tokenizer = Tokenizer(recipe.path(part.tokenizer))
+    tokenizer = Tokenizer(recipe.path(about.tokenizer))
     config = _config(recipe.config, tokenizer)
+    memory.check_training(config.num_parameters, 2 * 4 * config.num_parameters)
     rng = np.random.default_rng(np.random.SeedSequence(recipe.seed, spawn_key=(BORN,)))
-    params = first_values(config, rng, part.init_scale)
+    params = first_values(config, rng, about.init_scale)
     return learner(SwitchTransformer(config, params, routing, tokenizer, provenance={"recipe": recipe.run.name}))
 
 
@@ -82,13 +83,9 @@ def examination(recipe: Recipe, model: SwitchTransformer) -> list[Held]:
 
 
 def _config(numbers: dict[str, Any], tokenizer: Tokenizer) -> Config:
-    listed = {name: tuple(value) if isinstance(value, list) else value for name, value in numbers.items()}
-    layers = listed.get("num_layers", 1)
-    given: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "num_decoder_layers": layers} | listed
-    try:
-        return Config(**given)
-    except TypeError as error:
-        raise ConfigError(f"in [model.config] {error!s:.120}") from None
+    born = {"vocab_size": tokenizer.vocab_size, "num_decoder_layers": numbers.get("num_layers", 1)}
+    config: Config = part("model.config", Config, born | numbers)
+    return config
 
 
 def _batches(recipe: Recipe, model: SwitchTransformer) -> Batches:
@@ -116,7 +113,9 @@ def _task(recipe: Recipe, task: TaskPart) -> Task:
 
 def _there(recipe: Recipe, name: str) -> Path:
     file = recipe.path(name)
-    if not file.exists():
+    with readable(file):
+        there = file.exists()
+    if not there:
         raise ConfigError(f"there is no file {shown(file)} (recipes/README.md says how those of this project are made)")
     return file
 

@@ -15,7 +15,7 @@ __all__ = ["Bar", "bar"]
 
 
 class Bar:
-    """A line on stderr that says how it goes; `stopping` once Ctrl-C was pressed."""
+    """A line on stderr that says how it goes; `stopping` once Ctrl-C was pressed, or a polite kill came."""
 
     def __init__(self, shown: Any) -> None:
         self.stopping, self._shown = False, shown
@@ -58,15 +58,22 @@ def _gently(showing: Bar) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(signal.SIGINT)
+    kill = signal.getsignal(signal.SIGTERM)
 
     def stop(*signaled: Any) -> None:
         if showing.stopping:
             raise KeyboardInterrupt
         showing.stopping = True
 
-    signal.signal(signal.SIGINT, stop)
+    def end(*signaled: Any) -> None:
+        showing.stopping = True  # what `kill` raises is lost where C calls Python, as a compiler at work does
+        if callable(kill):
+            kill(*signaled)
+
+    handlers: dict[int, Any] = {signal.SIGINT: stop} | ({signal.SIGTERM: end} if callable(kill) else {})
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -6,14 +6,15 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError
+from ..evaluation import ALL
 from ..files import as_path, check_regular, readable, shown
 from ..optimizers import OPTIMIZERS
-from ..records import Record, frozen, require, shortened
+from ..records import Record, frozen, require, shortened, whole
 from ..schedules import Schedule
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "TeacherPart",
     "TrainingPart",
     "check_names",
+    "part",
     "read_recipe",
 ]
 
@@ -84,6 +86,7 @@ class TaskPart(Record):
 
     def __post_init__(self) -> None:
         self.check_types()
+        require(self.name not in ("", ALL), f"name is {self.name!r}, expected one of its own, and {ALL!r} is that of all tasks")
         require(self.kind in ("pairs", "fill"), f"kind is {shortened(self.kind)}, expected 'pairs' or 'fill'")
 
 
@@ -221,7 +224,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     with readable(file):
         text = file.read_bytes()
     try:
-        table = tomllib.loads(text.decode("utf-8"))
+        table = tomllib.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{shown(file)} is not good TOML: {shortened(error)}") from None
     try:
@@ -237,8 +240,8 @@ def _recipe(table: dict[str, Any], file: Path) -> Recipe:
         require(name in table, f"{name} is missing, expected it at the top of the recipe")
     seed, steps, tasks = table.get("seed", 0), table["steps"], table.get("task", [])
     for name, number, least in (("seed", seed, 0), ("steps", steps, 1)):
-        good = isinstance(number, int) and not isinstance(number, bool) and least <= number < 2**63
-        require(good, f"{name} is {shortened(number)}, expected a whole number of {least} or more")
+        good = whole(number) and least <= number
+        require(good, f"{name} is {shortened(number)}, expected a whole number of {least} or more and below 10^15")
     require(isinstance(table["run"], str), f"run is {shortened(table['run'])}, expected a folder's name")
     require(isinstance(tasks, list) and bool(tasks), "there is no [[task]], expected one or more")
     model = dict(_table("model", table.get("model", {})))
@@ -246,28 +249,28 @@ def _recipe(table: dict[str, Any], file: Path) -> Recipe:
     schedule = _table("schedule", table.get("schedule", {}))
     ends = schedule.get("kind") in ("linear", "cosine")
     parts = (
-        _part(ModelPart, "model", model),
+        part("model", ModelPart, model),
         config,
-        _part(DataPart, "data", table.get("data", {})),
-        [_part(TaskPart, "task", task) for task in tasks],
-        _part(OptimizerPart, "optimizer", table.get("optimizer", {})),
-        _part(Schedule, "schedule", ({"steps": steps} if ends else {}) | schedule),
-        _part(TrainingPart, "training", table.get("training", {})),
-        _part(EvaluationPart, "evaluation", table.get("evaluation", {})),
-        _part(TeacherPart, "teacher", table["teacher"]) if "teacher" in table else None,
+        part("data", DataPart, table.get("data", {})),
+        [part("task", TaskPart, task) for task in tasks],
+        part("optimizer", OptimizerPart, table.get("optimizer", {})),
+        part("schedule", Schedule, ({"steps": steps} if ends else {}) | schedule),
+        part("training", TrainingPart, table.get("training", {})),
+        part("evaluation", EvaluationPart, table.get("evaluation", {})),
+        part("teacher", TeacherPart, table["teacher"]) if "teacher" in table else None,
     )
     return Recipe(seed, file.parent / table["run"], steps, *parts, file.parent)
 
 
-def _part(kind: Any, name: str, table: Any) -> Any:
+def part(name: str, kind: Any, table: Any) -> Any:
+    """A table as what it should be; raises ConfigError with the table's name and what is wrong in it."""
     check_names(f"[{name}]", _table(name, table), {field.name for field in fields(kind)})
+    lacking = [field.name for field in fields(kind) if field.default is MISSING and field.name not in table]
+    require(not lacking, f"[{name}] lacks {' and '.join(lacking)}")
     try:
         return kind(**{key: frozen(value) for key, value in table.items()})
     except ConfigError as error:
         raise ConfigError(f"in [{name}] {error}") from None
-    except TypeError:
-        needed = [field.name for field in fields(kind) if field.name in ("name", "file") and field.name not in table]
-        raise ConfigError(f"[{name}] lacks {' and '.join(needed)}") from None
 
 
 def _table(name: str, table: Any) -> dict[str, Any]:

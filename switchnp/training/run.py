@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from typing import Any
@@ -28,27 +29,26 @@ class Stopped(KeyboardInterrupt):
 def carry_out(recipe: Recipe, resume: bool = False) -> str:
     """Train until the recipe's last step, or patience ends; say in a line how it went.
 
-    A folder that has checkpoints is refused without `resume`. Raises Stopped after Ctrl-C.
+    A folder that has checkpoints is refused without `resume`; a recipe that is refused makes none. Raises Stopped after Ctrl-C.
     """
+    model = born(recipe)
+    trainer, held = trainer_of(recipe, model), examination(recipe, model)
     folder = Folder(recipe.run, recipe.training.keep)
     keep_what_is_freed()
     try:
-        return _Run(recipe, folder, resume).to_the_end()
+        return _Run(recipe, folder, trainer, held, resume).to_the_end()
     finally:
         folder.close()
 
 
 class _Run:
-    def __init__(self, recipe: Recipe, folder: Folder, resume: bool) -> None:
-        self._recipe, self._folder = recipe, folder
+    def __init__(self, recipe: Recipe, folder: Folder, trainer: Trainer, held: list[Held], resume: bool) -> None:
+        self._recipe, self._folder, self._trainer, self._held = recipe, folder, trainer, held
         there = folder.saved()
         if there and not resume:
             raise ConfigError(f"{shown(recipe.run)} has a run of {there[-1].step} steps, expected --resume or another folder")
-        model = born(recipe)
-        self._trainer: Trainer = trainer_of(recipe, model)
-        self._held: list[Held] = examination(recipe, model)
         self._best: list[float] | None = None
-        self._impatience = 0
+        self._impatience = self._examined = 0
         if there:
             self._go_on(there[-1])
         self._state = self._trainer.state()
@@ -65,13 +65,16 @@ class _Run:
         params, _ = weights.read(checkpoint.model)
         self._trainer.restore(state, checkpoint.moments(), params)
         self._best, self._impatience = state["best"], state["impatience"]
+        self._examined = state["examined"]
 
     def to_the_end(self) -> str:
         recipe, trainer, saved = self._recipe, self._trainer, self._trainer.step
         with bar(recipe.steps, min(trainer.step, recipe.steps), None) as show:
             try:
+                self._examine_if_due(show)
                 while trainer.step < recipe.steps and not (show.stopping or self._patience_ended):
                     self._one_step(show)
+                    self._examine_if_due(show)
                     if trainer.step % recipe.training.every == 0 or trainer.step in recipe.training.keep_at:
                         saved = self._save(trainer.step in recipe.training.keep_at)
             except TrainingError as error:
@@ -121,25 +124,32 @@ class _Run:
         self._state = self._trainer.state()
         self._folder.note(line)
         show.step(line)
-        every = self._recipe.evaluation.every
-        last = self._trainer.step == self._recipe.steps
-        if self._held and (last or (every is not None and self._trainer.step % every == 0)):
+
+    def _examine_if_due(self, show: Bar) -> None:
+        """Also after a resumption, where the step was saved and its evaluation was cut off."""
+        step, every = self._trainer.step, self._recipe.evaluation.every
+        due = step == self._recipe.steps or (every is not None and step % every == 0)
+        if self._held and due and step != self._examined:
             self._examine(show)
 
     def _examine(self, show: Bar) -> None:
         report = examined(self._trainer.model, self._held)
         loss, step = report.loss, self._trainer.step
+        if not math.isfinite(loss):
+            raise TrainingError(f"step {step}: the held-out loss is no number")
         self._folder.note({"step": step, "evaluation": report.scores, "specialisation": report.specialisation})
         better = self._best is None or loss < self._best[0]
         self._best, self._impatience = ([loss, step], 0) if better else (self._best, self._impatience + 1)
         if better:
             self._trainer.model.save(self._folder.best, force=True)
+        self._examined = step
         scores = {name: score["exact_match"] for name, score in report.scores.items() if score["exact_match"] is not None}
         right = ", ".join(f"{name} {share:.1%} right" for name, share in scores.items())
         show.say(f"step {step}: held-out loss {loss:.3f}" + (f", {right}" if right else ""))
 
     def _save(self, forever: bool = False) -> int:
         trainer = self._trainer
-        state = self._state | {"recipe": self._facts(), "best": self._best, "impatience": self._impatience}
+        state = self._state | {"recipe": self._facts(), "best": self._best}
+        state |= {"impatience": self._impatience, "examined": self._examined}
         about = trainer.optimizer.state(), state, forever, trainer.watch.good
         return self._folder.save(trainer.step, trainer.model.save, *about).step

@@ -65,8 +65,8 @@ class Trainer:
         self._teacher, self._share = teacher, share
         self.step, self.whole, self.watch = 0, True, Watch(part.worse)
         self._pools = ThreadpoolController()
-        size = sum(leaf.nbytes for _, leaf in model.params.leaves())
-        memory.check_training(size, size * min(part.accumulate, 4), optimizer.nbytes)
+        parameters = model.config.num_parameters
+        memory.check_training(parameters, 4 * parameters * min(part.accumulate, 4) + optimizer.nbytes)
 
     def take(self) -> dict[str, Any]:
         """Take one step, and say what came of it. Raises TrainingError where there is no sense in going on."""

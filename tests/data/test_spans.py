@@ -148,6 +148,10 @@ def test_one_raw_token_more_would_not_fit(max_inputs, max_targets, density, mean
     assert beyond[0] > room[0] or beyond[1] > room[1]
 
 
+def test_room_without_limits_is_found_at_once():
+    assert raw_length(10**9, 10**9)[0] > 10**9
+
+
 @pytest.mark.parametrize("length", [-1, 0, 1])
 def test_a_text_of_less_than_two_tokens_is_refused(length):
     with pytest.raises(InputError, match=f"a text of {length} tokens is to lose spans, expected at least 2"):

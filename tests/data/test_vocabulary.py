@@ -6,9 +6,13 @@ import sys
 
 import pytest
 import sentencepiece
+from hypothesis import given
+from hypothesis import strategies as st
 from references import ROOT
 from sample_texts import WORDS, numbered
 
+from switchnp.data import vocabulary
+from switchnp.data.sources import Lines
 from switchnp.data.vocabulary import train_vocabulary
 from switchnp.errors import FileError, InputError, SwitchError
 from switchnp.tokenizer import SENTINELS, Tokenizer
@@ -180,7 +184,25 @@ def test_what_makes_no_vocabulary_is_explained_and_leaves_nothing(content, size,
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("symbols", [[""], ["a", "a"]])
+@given(st.lists(st.sampled_from(["a", "bc", "d" * 900, "e" * 9000]), min_size=1, max_size=30))
+def test_long_lines_are_cut_at_spaces_and_nothing_of_them_is_lost(tmp_path_factory, words):
+    line = " ".join(words)
+    text = written(tmp_path_factory.mktemp("long"), line)
+
+    sentences = [*vocabulary._sentences([Lines(text)])]
+
+    assert "".join(sentences) == line
+    assert max(map(len, sentences)) <= 4000
+    if max(map(len, words)) < 4000:
+        assert " ".join(sentences).split() == words
+
+
+def test_a_name_that_no_file_can_have_is_explained(corpus, tmp_path):
+    with pytest.raises(FileError, match="cannot be read: File name too long"):
+        train_vocabulary(corpus, tmp_path / ("x" * 300), SIZE)
+
+
+@pytest.mark.parametrize("symbols", [[""], ["a", "a"], ["<pad>"], ["a <extra_id_0>"]])
 def test_impossible_symbols_are_refused(corpus, tmp_path, symbols):
     with pytest.raises(InputError, match="expected texts, each of them once"):
         trained(corpus, tmp_path, user_defined_symbols=symbols)

@@ -1,5 +1,6 @@
 """What a trainer does with a model: several batches are one, every kind of routing learns, a student hears its teacher."""
 
+import codecs
 import json
 from dataclasses import replace
 
@@ -9,14 +10,15 @@ from small import small_config, small_params
 
 import switchnp
 from recipes import NUMBERS, WORDS, kitchen, lines
-from switchnp import Routing, SwitchTransformer
+from switchnp import Routing, SwitchTransformer, memory
 from switchnp import equations as eq
 from switchnp.data.batches import Batch
-from switchnp.errors import ConfigError, InputError, TokenizerError
+from switchnp.errors import ConfigError, FileError, InputError, TokenizerError
 from switchnp.gradients import Distilled
 from switchnp.optimizers import AdamW
 from switchnp.routers import Mode
 from switchnp.schedules import Schedule
+from switchnp.training import kitchen as training_kitchen
 from switchnp.training.recipe import TrainingPart, read_recipe
 from switchnp.training.run import carry_out
 from switchnp.training.trainer import Trainer, learner
@@ -196,7 +198,10 @@ WRONG = {
         r"in \[optimizer\] .*decay.* is no setting of adamw",
     ),
     "d_model = 16": ("d_model = 0", "d_model is 0, expected at least 1"),
-    "num_heads = 2\n": ("num_heads = 2\nwidth = 3\n", "width"),
+    "num_heads = 2\n": ("num_heads = 2\nnum_haeds = 3\n", r"\[model.config\] has no 'num_haeds', did you mean num_heads\?"),
+    "d_ff = 24\nd_kv = 8\n": ("", r"\[model.config\] lacks d_ff and d_kv"),
+    'name = "text"': ('name = "all"', r"in \[task\] name is 'all', expected one of its own"),
+    "seed = 3\n": ("seed = 1764149482000000000\n", r"seed is 1764149482000000000, expected .* below 10\^15"),
     'file = "numbers.tsv"': ('file = "nombers.tsv"', "there is no file .*nombers.tsv"),
     "weight = 2": ("", "1 of 2 tasks have a weight, expected all or none"),
     'routing = "paper"': ('routing = "papr"', "'papr' is no routing"),
@@ -210,7 +215,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("right", WRONG)
-def test_a_wrong_recipe_says_where_and_what_was_expected(tmp_path, right):
+def test_a_wrong_recipe_says_where_and_what_was_expected_and_leaves_no_folder(tmp_path, right):
     recipe = kitchen(tmp_path)
     text = recipe.read_text()
     assert text.count(right) == 1, right
@@ -218,6 +223,40 @@ def test_a_wrong_recipe_says_where_and_what_was_expected(tmp_path, right):
 
     with pytest.raises(ConfigError, match=WRONG[right][1]):
         carry_out(read_recipe(recipe))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path):
+    recipe = kitchen(tmp_path)
+    expected = read_recipe(recipe)
+
+    recipe.write_bytes(codecs.BOM_UTF8 + recipe.read_bytes())
+
+    assert read_recipe(recipe) == expected
+
+
+def test_a_name_that_no_file_can_have_is_explained(tmp_path):
+    recipe = kitchen(tmp_path)
+    recipe.write_text(recipe.read_text().replace("held.tsv", "x" * 300))
+
+    with pytest.raises(FileError, match=r"xxx.* cannot be read"):
+        carry_out(read_recipe(recipe))
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_born(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "free", lambda: 10_000)
+    monkeypatch.setattr(training_kitchen, "first_values", lambda *_: pytest.fail("it was born"))
+
+    with pytest.raises(InputError, match=r"training 22,464 parameters needs 0\.0 GB of memory at least, but 0\.0 GB are free"):
+        carry_out(read_recipe(kitchen(tmp_path)))
+
+
+def test_a_pair_that_is_too_long_for_the_memory_is_explained(monkeypatch):
+    model = switchnp.load(NUMBERS)
+    monkeypatch.setattr(memory, "free", lambda: 20_000_000)
+
+    with pytest.raises(InputError, match=r"sentences of up to \d+ tokens need about"):
+        switchnp.train(model, [("say " * 3000, "x")], steps=1, progress=False)
 
 
 def test_facts_of_a_recipe_are_json_and_do_not_name_where_it_lies(tmp_path):

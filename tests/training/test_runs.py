@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -20,11 +21,13 @@ from recipes import kitchen, lines
 from switchnp.cli import main
 from switchnp.data.batches import Batch
 from switchnp.errors import ConfigError, FileError, TrainingError, WeightsError
+from switchnp.evaluation import ALL
 from switchnp.optimizers import AdamW
 from switchnp.schedules import Schedule
-from switchnp.training import checkpoints
+from switchnp.training import checkpoints, run
 from switchnp.training.checkpoints import Folder
 from switchnp.training.examination import Report
+from switchnp.training.progress import bar
 from switchnp.training.recipe import TrainingPart, read_recipe
 from switchnp.training.run import Stopped, carry_out
 from switchnp.training.trainer import Trainer, learner
@@ -45,9 +48,9 @@ def bytes_of(folder, step):
 
 
 def opened(folder):
-    run = Folder(folder / "run", 2)
-    run.close()
-    return run.saved()
+    there = Folder(folder / "run", 2)
+    there.close()
+    return there.saved()
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +169,59 @@ def test_a_damaged_checkpoint_is_refused(whole, tmp_path, file):
         trained(tmp_path / "copy", resume=True, steps=12)
 
 
+def test_a_digit_that_changed_in_a_checkpoint_is_noticed(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "copy")
+    path = opened(tmp_path / "copy")[-1].path / "state.json"
+    text = path.read_text()
+    assert text.count('"drawn": ') == 1
+
+    path.write_text(text.replace('"drawn": ', '"drawn": 1'))
+
+    with pytest.raises(WeightsError, match=r"state.json is not what this run wrote"):
+        trained(tmp_path / "copy", resume=True, steps=12)
+
+
+def test_an_evaluation_that_was_cut_off_is_made_when_the_run_goes_on(whole, tmp_path, monkeypatch):
+    def cut(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "examined", cut)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path)
+    assert [checkpoint.step for checkpoint in opened(tmp_path)] == [4]
+
+    trained(tmp_path, resume=True)
+
+    assert bytes_of(tmp_path, 10) == bytes_of(whole, 10)
+    evaluations = [[line for line in lines(folder) if "evaluation" in line] for folder in (tmp_path, whole)]
+    assert evaluations[0] == evaluations[1]
+
+
+def test_a_held_out_loss_that_is_no_number_ends_the_run_unsaved(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "examined", lambda *_: Report({ALL: {"loss": math.nan}}, {}))
+
+    with pytest.raises(TrainingError, match="step 4: the held-out loss is no number; the last good checkpoint is none"):
+        trained(tmp_path)
+
+    assert opened(tmp_path) == []
+    assert all("evaluation" not in line for line in lines(tmp_path))
+
+
+def test_a_polite_kill_that_python_loses_ends_the_run_after_its_step():
+    killed = []
+    before = signal.signal(signal.SIGTERM, lambda *_: killed.append(True))
+    try:
+        with bar(9, shown=False) as show:
+            signal.raise_signal(signal.SIGTERM)
+            assert show.stopping
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert killed == [True, True]
+
+
 def test_a_loss_that_is_no_number_ends_the_run_with_step_layer_and_checkpoint(tmp_path):
     with np.errstate(all="ignore"), pytest.raises(TrainingError) as said:
         trained(tmp_path, peak=9e14, every=1, steps=30)
@@ -232,6 +288,21 @@ def test_a_folder_without_locks_is_explained(tmp_path, monkeypatch):
 
     with pytest.raises(FileError, match="cannot be written"):
         Folder(tmp_path / "run", 1)
+
+
+def test_moments_that_have_no_room_on_the_disk_are_not_begun(tmp_path, monkeypatch):
+    usage = shutil.disk_usage
+
+    def full_behind_the_model(folder):
+        return usage(folder)._replace(free=9_000 if (folder / "model.h5").exists() else 10**9)
+
+    monkeypatch.setattr(shutil, "disk_usage", full_behind_the_model)
+
+    with pytest.raises(FileError, match=r"moments.h5 needs \d+ bytes, but 9000 are free in its folder"):
+        trained(tmp_path)
+
+    assert opened(tmp_path) == []
+    assert not [*(tmp_path / "run").glob(".step-*")]
 
 
 @pytest.mark.parametrize("part", ["model", "model.config", "schedule"])
