@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from ..data.batches import Batches
@@ -47,7 +48,9 @@ def train(
 
     Raises TrainingError where the loss is no number or leaves all sense; ConfigError and InputError for wrong arguments.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+    if not isinstance(model, SwitchTransformer):
+        raise InputError(f"model is of type {type(model).__name__}, expected what switchnp.load gives")
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
         raise InputError(f"steps is {steps!a:.80}, expected a whole number of 1 or more")
     check_names("switchnp.train", training, SETTINGS)
     schedule = rate if isinstance(rate, Schedule) else Schedule(peak=rate)
@@ -75,11 +78,11 @@ def _trainer(
 ) -> Trainer:
     if model.tokenizer is None:
         raise TokenizerError("this model has no tokenizer, expected one to read pairs of texts")
-    if not isinstance(pairs, Sequence) or isinstance(examples, bool) or not isinstance(examples, int):
+    if not isinstance(pairs, Sequence) or isinstance(examples, bool) or not isinstance(examples, Integral):
         raise InputError(f"pairs is {pairs!a:.40} and examples {examples!a:.40}, expected a list of pairs and a whole number")
-    if optimizer not in OPTIMIZERS:
+    if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
         raise InputError(f"optimizer is {optimizer!a:.80}, expected one of {', '.join(OPTIMIZERS)}")
     student = learner(model)
     mixture = Mixture([Task("pairs", list(pairs))], model.tokenizer, seed, max_inputs=LONGEST, max_targets=LONGEST)
-    batches = Batches(mixture, examples=examples)
+    batches = Batches(mixture, examples=int(examples))
     return Trainer(student, batches, OPTIMIZERS[optimizer](student.params), schedule, part, seed)

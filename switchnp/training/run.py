@@ -87,7 +87,7 @@ class _Run:
         last = self._folder.saved()[-1]
         ended = "patience ended" if self._patience_ended else "done"
         skipped = sum(trainer.batches.mixture.skipped.values())
-        left_out = f" ({skipped} examples were too long and left out)" if skipped else ""
+        left_out = f" ({skipped} times an example was left out for its length)" if skipped else ""
         return f"{ended} after step {trainer.step}: {shown(last.model)}{self._better_before(last)}{left_out}"
 
     def _better_before(self, last: Checkpoint) -> str:

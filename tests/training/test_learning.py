@@ -152,8 +152,11 @@ def test_what_cannot_be_trained_is_explained():
         switchnp.train(nameless, PAIRS)
     with pytest.raises(InputError, match="steps is 0"):
         switchnp.train(model, PAIRS, steps=0)
-    with pytest.raises(InputError, match="optimizer is 'sgd', expected one of adamw, adafactor"):
-        switchnp.train(model, PAIRS, optimizer="sgd")
+    with pytest.raises(InputError, match="model is of type NoneType"):
+        switchnp.train(None, PAIRS)
+    for wrong in ("sgd", ["adamw"]):
+        with pytest.raises(InputError, match=r"optimizer is .*, expected one of adamw, adafactor"):
+            switchnp.train(model, PAIRS, optimizer=wrong)
     for wrong in ({"pairs": None}, {"pairs": PAIRS, "examples": "3"}):
         with pytest.raises(InputError, match="expected a list of pairs and a whole number"):
             switchnp.train(model, **wrong)
@@ -163,6 +166,12 @@ def test_what_cannot_be_trained_is_explained():
         switchnp.train(model, [])
     with pytest.raises(ConfigError, match=r"switchnp.train has no 'droput', did you mean dropout\?"):
         switchnp.train(model, PAIRS, droput=0.1)
+
+
+def test_numpy_s_whole_numbers_are_whole_numbers():
+    model = switchnp.load(NUMBERS)
+
+    assert len(switchnp.train(model, PAIRS, steps=np.int64(1), examples=np.int32(2), progress=False)) == 1
 
 
 STUDENT = """
