@@ -134,16 +134,19 @@ class Folder:
 
     @contextmanager
     def _whole(self, temporary: Path, target: Path) -> Iterator[None]:
+        old = temporary.with_suffix(".old")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
             yield
             _sync(temporary)
-            shutil.rmtree(target, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                target.rename(old)
             temporary.rename(target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+        shutil.rmtree(old, ignore_errors=True)
         _sync(self.path)
 
     def note(self, line: dict[str, Any]) -> None:
@@ -151,8 +154,14 @@ class Folder:
         with writable(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def forget(self, step: int) -> None:
-        """Take back what was written down of steps behind this one, which are to be taken again."""
+    def forget(self, step: int, best: bool) -> None:
+        """Take back what was written down of steps behind this one, which are to be taken again.
+
+        best    is there a lowest held-out loss up to this step? Its weights stay
+        """
+        if not best:
+            with writable(self.best):
+                self.best.unlink(missing_ok=True)
         if not self.metrics.exists():
             return
         with readable(self.metrics):

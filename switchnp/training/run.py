@@ -52,7 +52,8 @@ class _Run:
         if there:
             self._go_on(there[-1])
         self._state = self._trainer.state()
-        folder.forget(self._trainer.step)
+        self._saved = self._reached
+        folder.forget(self._trainer.step, best=self._best is not None)
 
     def _go_on(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state()
@@ -68,7 +69,7 @@ class _Run:
         self._examined = state["examined"]
 
     def to_the_end(self) -> str:
-        recipe, trainer, saved = self._recipe, self._trainer, self._trainer.step
+        recipe, trainer = self._recipe, self._trainer
         with bar(recipe.steps, min(trainer.step, recipe.steps), None) as show:
             try:
                 self._examine_if_due(show)
@@ -76,11 +77,11 @@ class _Run:
                     self._one_step(show)
                     self._examine_if_due(show)
                     if trainer.step % recipe.training.every == 0 or trainer.step in recipe.training.keep_at:
-                        saved = self._save(trainer.step in recipe.training.keep_at)
+                        self._save()
             except TrainingError as error:
                 raise TrainingError(f"{error}; {self._where_to_go_on()}") from None
             finally:
-                if self._worth_saving(saved, sys.exception()):
+                if self._worth_saving(sys.exception()):
                     self._save()
         if show.stopping:
             raise Stopped(f"stopped after step {trainer.step}, all is saved; the same command with --resume goes on")
@@ -96,11 +97,15 @@ class _Run:
         loss, step = self._best
         return f"; the lowest held-out loss, {loss:.3f}, was after step {step}: {shown(self._folder.best)}"
 
-    def _worth_saving(self, saved: int, error: BaseException | None) -> bool:
-        """Is there a last whole step that no checkpoint has, and weights that are still those of it?"""
-        step = self._state["step"]
-        whole = self._trainer.whole and self._trainer.step == step and not isinstance(error, TrainingError)
-        return whole and (step != saved or (error is None and not self._folder.saved()))
+    @property
+    def _reached(self) -> tuple[int, int]:
+        """The last whole step, and the last that was examined."""
+        return self._state["step"], self._examined
+
+    def _worth_saving(self, error: BaseException | None) -> bool:
+        """Is there a last whole step, or its evaluation, that no checkpoint has, and weights that are still those of it?"""
+        whole = self._trainer.whole and self._trainer.step == self._state["step"] and not isinstance(error, TrainingError)
+        return whole and (self._reached != self._saved or (error is None and not self._folder.saved()))
 
     def _where_to_go_on(self) -> str:
         good = self._folder.last_good(self._trainer.watch.good or self._trainer.step)
@@ -137,19 +142,20 @@ class _Run:
         loss, step = report.loss, self._trainer.step
         if not math.isfinite(loss):
             raise TrainingError(f"step {step}: the held-out loss is no number")
-        self._folder.note({"step": step, "evaluation": report.scores, "specialisation": report.specialisation})
         better = self._best is None or loss < self._best[0]
-        self._best, self._impatience = ([loss, step], 0) if better else (self._best, self._impatience + 1)
         if better:
             self._trainer.model.save(self._folder.best, force=True)
+        self._folder.note({"step": step, "evaluation": report.scores, "specialisation": report.specialisation})
+        self._best, self._impatience = ([loss, step], 0) if better else (self._best, self._impatience + 1)
         self._examined = step
         scores = {name: score["exact_match"] for name, score in report.scores.items() if score["exact_match"] is not None}
         right = ", ".join(f"{name} {share:.1%} right" for name, share in scores.items())
         show.say(f"step {step}: held-out loss {loss:.3f}" + (f", {right}" if right else ""))
 
-    def _save(self, forever: bool = False) -> int:
+    def _save(self) -> None:
         trainer = self._trainer
         state = self._state | {"recipe": self._facts(), "best": self._best}
         state |= {"impatience": self._impatience, "examined": self._examined}
-        about = trainer.optimizer.state(), state, forever, trainer.watch.good
-        return self._folder.save(trainer.step, trainer.model.save, *about).step
+        forever = trainer.step in self._recipe.training.keep_at
+        self._folder.save(trainer.step, trainer.model.save, trainer.optimizer.state(), state, forever, trainer.watch.good)
+        self._saved = self._reached

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from small import small_config, small_params
 
 import switchnp
 from recipes import kitchen, lines
+from switchnp import SwitchTransformer
 from switchnp.cli import main
 from switchnp.data.batches import Batch
 from switchnp.errors import ConfigError, FileError, TrainingError, WeightsError
@@ -181,21 +183,69 @@ def test_a_digit_that_changed_in_a_checkpoint_is_noticed(whole, tmp_path):
         trained(tmp_path / "copy", resume=True, steps=12)
 
 
-def test_an_evaluation_that_was_cut_off_is_made_when_the_run_goes_on(whole, tmp_path, monkeypatch):
-    def cut(*_):
-        raise KeyboardInterrupt
+def cut_at(call, function):
+    """The function, but for one call, in which somebody interrupts."""
+    calls = count(1)
 
+    def cut(*arguments, **more):
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return function(*arguments, **more)
+
+    return cut
+
+
+def evaluations(folder):
+    return [line for line in lines(folder) if "evaluation" in line]
+
+
+@pytest.mark.parametrize(("place", "name", "call"), [(run, "examined", 1), (run, "examined", 3), (SwitchTransformer, "save", 1)])
+def test_an_evaluation_that_was_cut_off_is_made_once_when_the_run_goes_on(whole, tmp_path, monkeypatch, place, name, call):
     with monkeypatch.context() as patched:
-        patched.setattr(run, "examined", cut)
+        patched.setattr(place, name, cut_at(call, getattr(place, name)))
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path)
-    assert [checkpoint.step for checkpoint in opened(tmp_path)] == [4]
+    assert opened(tmp_path)[-1].step == (10 if call == 3 else 4)
 
     trained(tmp_path, resume=True)
 
     assert bytes_of(tmp_path, 10) == bytes_of(whole, 10)
-    evaluations = [[line for line in lines(folder) if "evaluation" in line] for folder in (tmp_path, whole)]
-    assert evaluations[0] == evaluations[1]
+    assert evaluations(tmp_path) == evaluations(whole)
+    assert (tmp_path / "run/best.h5").read_bytes() == (whole / "run/best.h5").read_bytes()
+
+
+def test_a_chosen_checkpoint_stays_though_its_evaluation_was_cut_off(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "examined", cut_at(1, run.examined))
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path, every=2, training="keep_at = [4]\n")
+
+    trained(tmp_path, every=2, training="keep_at = [4]\n", resume=True)
+
+    assert [checkpoint.step for checkpoint in opened(tmp_path)] == [4, 8, 10]
+
+
+def test_best_weights_of_another_run_in_the_folder_are_not_taken_for_those_of_this_one(tmp_path, monkeypatch):
+    best = tmp_path / "run/best.h5"
+    best.parent.mkdir()
+    best.write_bytes(b"of another run")
+    monkeypatch.setattr(run, "examined", cut_at(1, run.examined))
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path)
+
+    assert not best.exists()
+
+
+def test_best_weights_of_this_run_stay_when_it_goes_on(tmp_path, monkeypatch):
+    trained(tmp_path, steps=5)
+    expected = (tmp_path / "run/best.h5").read_bytes()
+    monkeypatch.setattr(run, "examined", cut_at(1, run.examined))
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, resume=True)
+
+    assert (tmp_path / "run/best.h5").read_bytes() == expected
 
 
 def test_a_held_out_loss_that_is_no_number_ends_the_run_unsaved(tmp_path, monkeypatch):
