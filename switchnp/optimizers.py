@@ -140,7 +140,7 @@ class AdamW(_Optimizer):
         _check_numbers({"weight_decay": weight_decay}, lambda x: 0 <= x < math.inf, "a number of 0 or more")
         self._betas, self._eps, self._weight_decay, self._rest = (beta1, beta2), eps, weight_decay, rest
         for path, param in self._params.items():
-            self._kept |= {f"m/{path}": np.zeros_like(param), f"v/{path}": np.zeros_like(param)}
+            self._kept |= {f"{moment}/{path}": np.zeros(param.shape, param.dtype) for moment in "mv"}
             if rest and _of_experts(path):
                 self._kept[f"steps/{path}"] = np.zeros(len(param), np.int64)
 
@@ -198,7 +198,7 @@ class Adafactor(_Optimizer):
                 self._kept[f"v_row/{path}"] = np.zeros((*lead, rows), param.dtype)
                 self._kept[f"v_col/{path}"] = np.zeros((*lead, columns), param.dtype)
             else:
-                self._kept[f"v/{path}"] = np.zeros_like(param)
+                self._kept[f"v/{path}"] = np.zeros(param.shape, param.dtype)
 
     def _move(self, path: str, param: Array, grad: Array, rate: float) -> None:
         shape = _matrices(path, param.shape)
@@ -290,7 +290,12 @@ def _halves(arrays: list[Array], names: list[Any] | None = None) -> tuple[list[A
 
 
 def _squares(arrays: list[Array]) -> list[float]:
-    return [_sum_of_squares(array.ravel(order="K")) for array in arrays]
+    return [_sum_of_squares(_wide(array).ravel(order="K")) for array in arrays]
+
+
+def _wide(array: Array) -> Array:
+    """As compiled code takes it: in float32 or float64."""
+    return array.astype(np.promote_types(array.dtype, np.float32), copy=False)
 
 
 def _scale(arrays: list[Array], factor: float) -> None:

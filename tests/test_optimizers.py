@@ -1,5 +1,10 @@
 """Optimizers: values of PyTorch and T5X, what the formulas promise, experts without tokens, and going on after a stop."""
 
+import resource
+import sys
+from pathlib import Path
+
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -231,6 +236,20 @@ def test_float32_weights_move_as_float64_ones_do(kind):
         np.testing.assert_allclose(param, wide[path], rtol=1e-5, atol=1e-6)
 
 
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+def test_moments_take_no_memory_before_the_first_step():
+    params = Tree.of({"embedding_vd": np.ones((1 << 12, 1 << 12), np.float32)})
+    before = resident()
+
+    optimizer = AdamW(params)
+
+    assert resident() - before < optimizer.nbytes / 10
+
+
 @kinds
 def test_a_rate_that_numpy_computed_moves_to_the_same_bits(kind):
     one, other = drawn(1, np.float32), drawn(1, np.float32)
@@ -449,6 +468,15 @@ def test_clipping_brings_large_gradients_to_the_norm_and_keeps_their_direction(s
     assert before == pytest.approx(norm, rel=1e-12)
     for path, grad in original.leaves():
         np.testing.assert_allclose(grads[path], share * grad, rtol=1e-6 if dtype == np.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_gradients_in_fewer_bits_are_clipped_as_wide_ones_are(dtype):
+    grads = Tree.of({"wi_df": np.full((4, 4), 2.0).astype(dtype)})
+
+    assert clip(grads, 1.0) == 8
+    assert grads.wi_df.dtype == dtype
+    assert (grads.wi_df == 0.25).all()
 
 
 @given(seeds, st.floats(1.0, 1e6))
