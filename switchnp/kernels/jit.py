@@ -34,11 +34,15 @@ def jit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 @cache
-def _stamp(source: str) -> tuple[Any, ...]:
-    """What a file of compiled functions, and any in the compiled rooms, was when it was last changed."""
+def _rooms() -> tuple[Any, ...]:
+    """What the files of the compiled rooms were when they were last changed."""
     package = Path(__file__).parents[1]
-    sources = {Path(source), *(path for room in ("kernels", "engine") for path in (package / room).glob("*.py"))}
-    return tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(sources))
+    return tuple(_changed(path) for room in ("kernels", "engine") for path in sorted((package / room).glob("*.py")))
+
+
+def _changed(source: Path) -> tuple[Any, ...]:
+    about = source.stat()
+    return source.name, about.st_mtime_ns, about.st_size
 
 
 class _Readable:
@@ -77,7 +81,7 @@ class _Cache(FunctionCache):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        self._cache_file._source_stamp = _stamp(function.__code__.co_filename)
+        self._cache_file._source_stamp = _changed(Path(function.__code__.co_filename)), _rooms()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
