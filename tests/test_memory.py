@@ -79,6 +79,15 @@ def test_a_container_may_allow_less_than_the_system_has(monkeypatch, tmp_path):
     assert memory.free() > 600_000
 
 
+def test_files_that_a_container_has_read_and_written_do_not_count_as_used(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("990000\n")
+    (tmp_path / "memory.stat").write_text("anon 200000\nactive_file 90000\ninactive_file 700000\n")
+
+    assert memory.free() == 710_000
+
+
 def test_beams_count_as_answers(monkeypatch):
     model = small_model()
     asked = []
