@@ -11,6 +11,7 @@ from ..data.mixtures import Mixture, Task
 from ..errors import InputError, TokenizerError
 from ..model import SwitchTransformer
 from ..optimizers import OPTIMIZERS
+from ..records import frozen
 from ..schedules import Schedule
 from .progress import bar
 from .recipe import TrainingPart, check_names
@@ -53,8 +54,9 @@ def train(
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
         raise InputError(f"steps is {steps!a:.80}, expected a whole number of 1 or more")
     check_names("switchnp.train", training, SETTINGS)
-    schedule = rate if isinstance(rate, Schedule) else Schedule(peak=rate)
-    trainer = _trainer(model, pairs, examples, optimizer, schedule, TrainingPart(**training), seed)
+    schedule = rate if isinstance(rate, Schedule) else Schedule(peak=frozen(rate))
+    part = TrainingPart(**{name: frozen(value) for name, value in training.items()})
+    trainer = _trainer(model, pairs, examples, optimizer, schedule, part, seed)
     history = []
     try:
         with bar(steps, shown=progress) as show:

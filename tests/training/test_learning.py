@@ -168,10 +168,11 @@ def test_what_cannot_be_trained_is_explained():
         switchnp.train(model, PAIRS, droput=0.1)
 
 
-def test_numpy_s_whole_numbers_are_whole_numbers():
+def test_numpy_s_numbers_are_numbers():
     model = switchnp.load(NUMBERS)
+    more = {"examples": np.int32(2), "rate": np.float32(1e-3), "accumulate": np.int64(2), "dropout": np.float32(0.1)}
 
-    assert len(switchnp.train(model, PAIRS, steps=np.int64(1), examples=np.int32(2), progress=False)) == 1
+    assert len(switchnp.train(model, PAIRS, steps=np.int64(1), progress=False, **more)) == 1
 
 
 STUDENT = """
