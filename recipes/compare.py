@@ -25,8 +25,10 @@ from pathlib import Path
 import page
 
 from switchnp import cost
+from switchnp.errors import SwitchError
 from switchnp.evaluation import ALL
 from switchnp.files import replacing
+from switchnp.history import read_metrics
 from switchnp.training.kitchen import born
 from switchnp.training.recipe import read_recipe
 from switchnp.training.run import carry_out
@@ -63,15 +65,18 @@ def loss_of(kind, seed, peak):
     recipe = recipe_of(kind)
     run = recipe.run.parent / f"fill-{kind}-{seed}-{peak:g}"
     recipe = recipe._replace(seed=seed, run=run, schedule=replace(recipe.schedule, peak=peak))
-    metrics = run / "metrics.jsonl"
-    if not metrics.exists() or last(metrics)["step"] < recipe.steps or "evaluation" not in last(metrics):
+    if not losses(run, recipe.steps):
         carry_out(recipe, resume=True)
-    return {domain: score["loss"] for domain, score in last(metrics)["evaluation"].items() if domain != ALL}
+    return losses(run, recipe.steps)
 
 
-def last(metrics):
-    """The last line of a run."""
-    return json.loads(metrics.read_text().splitlines()[-1])
+def losses(run, step):
+    """{domain: held-out loss after a step} of a run; nothing where it did not come so far."""
+    try:
+        found = read_metrics(run).evaluation_loss
+    except SwitchError:
+        return {}
+    return {domain: series.values[-1] for domain, series in found.items() if domain != ALL and series.steps[-1] == step}
 
 
 def shape(recipe):
@@ -136,6 +141,8 @@ def main():
     parser.add_argument("--peaks", default="1e-3,2e-3,4e-3")
     options = parser.parse_args()
     seeds, peaks = [int(seed) for seed in options.seeds.split(",")], [float(peak) for peak in options.peaks.split(",")]
+    if len(seeds) - 1 not in T_975:
+        parser.error(f"expected 2 to {len(T_975) + 1} seeds, for an interval")
     tried = {kind: {peak: statistics.mean(loss_of(kind, seeds[0], peak).values()) for peak in peaks} for kind in KINDS}
     runs = {seed: {kind: loss_of(kind, seed, best(tried[kind])) for kind in KINDS} for seed in seeds}
     shapes = {kind: shape(recipe_of(kind)) for kind in KINDS}

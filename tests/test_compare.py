@@ -1,5 +1,6 @@
 """The rule by which sparse and dense are compared, and what is said of it."""
 
+import json
 import sys
 from dataclasses import replace
 
@@ -33,6 +34,30 @@ def test_the_interval_is_student_s():
 
     assert mean == 2
     assert half == pytest.approx(4.303 / 3**0.5)
+
+
+def test_losses_of_a_run_are_those_of_its_last_step_whatever_a_kill_left(tmp_path):
+    line = json.dumps({"step": 10, "evaluation": {"a": {"loss": 2.0}, "b": {"loss": 3.0}, "all": {"loss": 2.5}}})
+    metrics = tmp_path / "metrics.jsonl"
+
+    assert compare.losses(tmp_path, 10) == {}
+    for unfinished in ("", line[:30]):
+        metrics.write_text(unfinished)
+        assert compare.losses(tmp_path, 10) == {}
+    metrics.write_text(f"{line}\n")
+    assert compare.losses(tmp_path, 10) == {"a": 2.0, "b": 3.0}
+    assert compare.losses(tmp_path, 20) == {}
+
+
+@pytest.mark.parametrize("seeds", ["1", "1,2,3,4,5,6,7,8,9,10,11"])
+def test_seeds_that_make_no_interval_are_refused_before_anything_runs(monkeypatch, capsys, seeds):
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--seeds", seeds])
+    monkeypatch.setattr(compare, "loss_of", lambda *_: pytest.fail("it ran"))
+
+    with pytest.raises(SystemExit):
+        compare.main()
+
+    assert "expected 2 to 10 seeds" in capsys.readouterr().err
 
 
 def test_the_page_has_a_row_for_each_seed_and_domain():
