@@ -8,7 +8,7 @@ __all__ = ["keep_what_is_freed"]
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Names of malloc.h."""
 LARGEST = 32 << 20
-"""No array that a step makes is larger, nor may the C library's threshold be."""
+"""Arrays of more bytes are given back all the same: glibc takes no higher threshold."""
 
 
 def keep_what_is_freed() -> None:
