@@ -167,6 +167,8 @@ class SwitchTransformer:
         words, targets = self._edge.words(prompts, decoder_input_ids, decoder_attention_mask, labels)
         if targets is None:
             raise InputError("labels are missing, expected the words that are to be learned")
+        for batch in (prompts, words):
+            self._check_memory(batch.row, engine="kernels")
         lesson = prompts, words, targets_of(words, targets)
         losses, grads = self.losses_and_grads(*lesson, mode, gradients.CrossEntropy(smoothing))
         return losses.loss, grads
@@ -175,10 +177,7 @@ class SwitchTransformer:
         self, prompts: Batch, words: Batch, target_t: NDArray[np.int64], mode: Mode, task: Any, share: float = 1.0
     ) -> tuple[gradients.Losses, Tree]:
         """The same of a lesson that is a row already, with all that went into the loss; the gradient times `share`."""
-        rows = prompts.row, words.row, target_t
-        for row in rows[:2]:
-            self._check_memory(row, engine="kernels")
-        return gradients.loss_and_gradients(*self._readable_setup, *rows, mode, task, share)
+        return gradients.loss_and_gradients(*self._readable_setup, prompts.row, words.row, target_t, mode, task, share)
 
     def passed(
         self, prompts: Batch, words: Batch, rng: np.random.Generator | None = None

@@ -63,7 +63,7 @@ class Trainer:
         self.model, self.batches, self.optimizer = model, batches, optimizer
         self._schedule, self._part, self._seed = schedule, part, seed
         self._teacher, self._share = teacher, share
-        self.step, self.whole, self.watch = 0, True, Watch(part.worse)
+        self.step, self.whole, self.watch, self._longest = 0, True, Watch(part.worse), 0
         self._pools = ThreadpoolController()
         parameters = model.config.num_parameters
         memory.check_training(parameters, 4 * parameters * min(part.accumulate, 4) + optimizer.nbytes)
@@ -106,6 +106,7 @@ class Trainer:
         Each counts by its words. Each is routed for itself, as on a core of its own: queues, balance and z-losses are its own.
         """
         made = [self.model.lesson(batch.inputs, batch.targets) for batch in batches]
+        self._check_longest([batch.row for prompts, words, _ in made for batch in (prompts, words)])
         words = [int((target_t >= 0).sum()) for _, _, target_t in made]
         shares = [count / sum(words) for count in words]
         rngs = [np.random.default_rng([self._seed, step, n]) for n in range(len(batches))]
@@ -113,6 +114,13 @@ class Trainer:
         half = (len(work) + 1) // 2
         learnt = both(self._learn_some, (work[:half],), (work[half:],)) if len(work) > 1 else (self._learn_some(work),)
         return [lesson for lessons, _ in learnt for lesson in lessons], reduce(_added, [grads for _, grads in learnt])
+
+    def _check_longest(self, rows: list[Any]) -> None:
+        """See that a row fits that is longer than any before it; for the others this process has the memory already."""
+        longest = max(rows, key=_length)
+        if _length(longest) > self._longest:
+            memory.check(self.model.config, longest, words=0, voices=0, itemsize=4, engine="kernels")
+            self._longest = _length(longest)
 
     def _learn_some(self, work: list[Any]) -> tuple[list[Lesson], Tree]:
         """What some batches came to, and their gradients added up."""
@@ -165,6 +173,10 @@ def _add(pairs: list[tuple[Any, Any]]) -> None:
 
 def _plain(grad: Any) -> Any:
     return grad.view(np.ndarray) if isinstance(grad, Bfloat16) else grad
+
+
+def _length(row: Any) -> int:
+    return len(row.ids_t)
 
 
 def _tokens(batch: Any) -> int:
