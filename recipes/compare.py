@@ -43,13 +43,13 @@ TOLD = """\
 ## Do experts help to fill gaps?
 
 **{answer}**. After {steps:,} steps alike, the dense model's held-out loss less the sparse one's is {apart} nats a word:
-the mean over {seeds} seeds of the mean over ten domains, with its 95 % interval by Student's t. The rule, and
-what of it is older than the first run, stands in [recipes/compare.py](../recipes/compare.py).
+the mean over {seeds} seeds of the mean over ten domains, with its 95 % interval by Student's t. The rule, and what of it
+is older than the first run, stands in [recipes/compare.py](../recipes/compare.py).
 
 The sparse model has the shape of switch-tiny.h5, {sparse:,} parameters; the dense one has a layer of the same
 width in the place of each layer of experts, {dense:,} parameters, so that a token costs both the same operations but
 for the router's (at most {router} more). Both saw the same batches, of gaps alone, and each has the best of the learning
-rates that were tried with the first seed (loss by rate: {tried}).
+rates that were tried with the first seed: {tried}.
 
     .venv/bin/python recipes/compare.py"""
 
@@ -130,7 +130,7 @@ def section(found):
         sparse=sparse["parameters"],
         dense=dense["parameters"],
         router=page.percent(more),
-        tried="; ".join(f"{kind} {rates(losses)}" for kind, losses in found["peaks"].items()),
+        tried=";\n".join(f"{kind} {rates(losses)}" for kind, losses in found["peaks"].items()),
     )
     return f"{told}\n\n{page.table(('mean over', 'dense', 'sparse', 'dense less sparse'), rows)}"
 

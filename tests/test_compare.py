@@ -68,7 +68,7 @@ def test_the_page_has_a_row_for_each_seed_and_domain():
 
     assert "| seed 0 | 3.600 | 3.500 | +0.100 |" in text
     assert "| a | 4.150 | 4.100 | +0.050 |" in text
-    assert "dense 3.400 at 0.001; sparse 3.500 at 0.001" in text
+    assert "dense 3.400 at 0.001;\nsparse 3.500 at 0.001" in text
 
 
 def test_the_dense_model_has_no_experts_and_a_token_costs_the_same_but_for_the_router(tmp_path):
