@@ -75,6 +75,9 @@ class Folder:
             except BaseException:
                 os.close(self._lock)
                 raise
+        for aside in self.path.glob(".step-*.old"):
+            with suppress(OSError):  # its successor is in place
+                aside.rename(self.path / aside.stem.removeprefix("."))
         for stale in self.path.glob(".step-*"):
             shutil.rmtree(stale, ignore_errors=True)
 

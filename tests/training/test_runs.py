@@ -304,6 +304,17 @@ def test_the_weights_of_the_lowest_held_out_loss_are_kept_though_training_went_o
     assert all(np.array_equal(best[path], eighth[path]) for path in eighth)
 
 
+def test_a_checkpoint_that_was_put_aside_when_a_kill_came_is_there_again(tmp_path):
+    trained(tmp_path, steps=4)
+    target, before = opened(tmp_path)[-1].path, bytes_of(tmp_path, 4)
+
+    shutil.copytree(target, target.with_name(f".{target.name}"))
+    target.rename(target.with_name(f".{target.name}.old"))
+
+    assert bytes_of(tmp_path, 4) == before
+    assert not [*target.parent.glob(".step-*")]
+
+
 def test_ctrl_c_while_the_last_step_is_saved_loses_nothing(tmp_path, monkeypatch):
     save = Folder.save
 
